@@ -1,0 +1,785 @@
+//! What survives a restart. Methods are named for what the service does, each is one transaction, and no pool, row or
+//! transaction type shows: only this module and those below it name sqlx.
+//!
+//! One body of SQL serves SQLite and PostgreSQL; where the dialects differ, [`sql`] holds both texts side by side.
+//! Writes are serialised on both (`BEGIN IMMEDIATE`; an advisory transaction lock on PostgreSQL), because a group commit
+//! of hundreds of rows costs a few milliseconds and a single writer makes races impossible instead of unlikely.
+//! Deliberately absent: a transaction that stays open across a network call.
+
+use secrecy::SecretString;
+
+use crate::event::SessionEvent;
+use crate::model::{Epoch, GoogleSub, Place, SessionId, TeacherId, UnixMillis};
+use crate::plan::{Code, MeetEvent, Sibling};
+use crate::projection::{Outcome, Session};
+use crate::status::MeetStatus;
+
+pub mod sql;
+
+/// A handle on the database, cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: std::sync::Arc<sql::Database>,
+}
+
+/// Why the database did not do it. The message names the operation; the cause is the source.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// `DATABASE_URL` is of neither kind or names nothing that can be opened.
+    #[error("{0}")]
+    Configuration(String),
+    /// The database cannot be reached or broke off; worth another try.
+    #[error("{operation}: the database is not reachable")]
+    Unavailable {
+        /// What was being done.
+        operation: &'static str,
+        /// What the driver said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another process holds this SQLite file.
+    #[error("{0}")]
+    InUse(String),
+    /// The schema is older or newer than this program.
+    #[error("{0}")]
+    Schema(String),
+    /// The statement failed; another try will not help.
+    #[error("{operation}: the database refused")]
+    Failed {
+        /// What was being done.
+        operation: &'static str,
+        /// What the driver said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed a little later.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------- ingest
+
+/// A message as it was on the stream, kept where it may become a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawMessage {
+    /// The subject.
+    pub subject: String,
+    /// Headers as `name: value` pairs, in order.
+    pub headers: Vec<(String, String)>,
+    /// The payload, at most what the server lets through; [`DeadLetter`] keeps the first 256 KiB of it.
+    pub payload: bytes::Bytes,
+}
+
+/// One message of a group, decoded or refused.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Its stream sequence.
+    pub sequence: i64,
+    /// When the server stored it.
+    pub stored_at: UnixMillis,
+    /// [`crate::nats::epoch::fingerprint`] of it.
+    pub fingerprint: String,
+    /// The message itself.
+    pub raw: RawMessage,
+    /// The event, or why it breaks a rule.
+    pub decoded: std::result::Result<SessionEvent, Refused>,
+}
+
+/// Why a message cannot become an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// A word for filters and metrics, snake_case: `not_json`, `missing_field`, `bad_value`, `ends_before_start`, …
+    pub class: &'static str,
+    /// One sentence that names the field and says what to fix.
+    pub reason: String,
+    /// The session, where the subject or the body names one.
+    pub session: Option<SessionId>,
+}
+
+/// What a committed group did, in the order of the group.
+#[derive(Debug, Clone, Default)]
+pub struct FoldReport {
+    /// One per message.
+    pub outcomes: Vec<FoldOutcome>,
+    /// Sessions whose document changed.
+    pub changed: Vec<SessionId>,
+    /// Whether any row became due, so that the reconciler is worth waking.
+    pub work_due: bool,
+    /// Sequences of messages that lost a version conflict although they had been folded before; their dead letters hold
+    /// no payload yet, see [`Store::complete_dead_letter`].
+    pub displaced: Vec<i64>,
+    /// The position after the group.
+    pub position: Position,
+}
+
+/// What became of one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FoldOutcome {
+    /// Folded; see [`Outcome`].
+    Folded(Outcome),
+    /// Kept as a dead letter, with this class.
+    DeadLetter(&'static str),
+}
+
+/// How far an epoch was read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Position {
+    /// Everything up to here was folded or became a dead letter. A consumer is recreated at the next one.
+    pub contiguous: i64,
+    /// The highest sequence that was; above `contiguous` when replicas interleave.
+    pub highest: i64,
+    /// When the message at `highest` was stored by the server.
+    pub highest_stored_at: Option<UnixMillis>,
+    /// Fingerprint of the message at `highest`.
+    pub highest_fingerprint: Option<String>,
+}
+
+/// A stream message that was read once and whose identity is kept, to know the stream again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Anchor {
+    /// Where it stands.
+    pub sequence: i64,
+    /// When the server stored it.
+    pub stored_at: UnixMillis,
+    /// [`crate::nats::epoch::fingerprint`].
+    pub fingerprint: String,
+}
+
+/// One incarnation of the stream, as known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochRecord {
+    /// Its number, from 1.
+    pub epoch: Epoch,
+    /// The stream's name.
+    pub stream: String,
+    /// The stream's creation time as the server gave it (RFC 3339 with nanoseconds, verbatim).
+    pub created: String,
+    /// The first sequence that belongs to this epoch.
+    pub first_sequence: i64,
+    /// The durable consumer's name.
+    pub consumer: String,
+    /// When we opened it.
+    pub opened_at: UnixMillis,
+    /// Why: `first start`, `adopted: …`.
+    pub reason: String,
+    /// CloudEvent sources seen in it, sorted.
+    pub sources: Vec<String>,
+}
+
+/// A message given up on, with all that is needed to mend and requeue it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its own id.
+    pub id: i64,
+    /// Where it stands in the stream.
+    pub place: Place,
+    /// The message; `None` while it has to be read back from the stream.
+    pub raw: Option<RawMessage>,
+    /// Why.
+    pub refused: Refused,
+    /// When.
+    pub at: UnixMillis,
+    /// `open`, `requeued` or `discarded`.
+    pub state: String,
+}
+
+// ------------------------------------------------------------------------------------------------------------- reconciler
+
+/// Exclusive work on one teacher's calendar, for all replicas: one write in flight per calendar follows from it.
+#[derive(Debug, Clone)]
+pub struct TeacherLease {
+    /// The teacher.
+    pub teacher: TeacherId,
+    /// Fencing token; every claim makes a new one.
+    pub token: i64,
+    /// Until when nobody else may claim it.
+    pub until: UnixMillis,
+    /// The credential, when the teacher has one.
+    pub credential: Option<Credential>,
+    /// Rows that are due, sessions that start soonest first.
+    pub jobs: Vec<Job>,
+}
+
+/// One due row with all that [`crate::plan::plan`] needs.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The session as folded.
+    pub session: Session,
+    /// The row.
+    pub row: MeetEvent,
+    /// The other rows of the session.
+    pub siblings: Vec<Sibling>,
+    /// The publisher's trace context.
+    pub traceparent: Option<String>,
+}
+
+/// A row to be written under a lease.
+#[derive(Debug, Clone)]
+pub struct RowWrite {
+    /// The lease under which it was planned.
+    pub token: i64,
+    /// The row as it should be. `want` and `desired_revision` of an existing row are *not* written unless
+    /// `successor` is there (an account change): [`assign`](crate::plan::assign) owns them.
+    pub row: MeetEvent,
+    /// A new row of the same session that takes over (`ordinal` as planned; inserted only if it does not exist).
+    pub successor: Option<MeetEvent>,
+}
+
+/// What became of a [`RowWrite`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// Written.
+    Yes,
+    /// Written, but what is wanted moved meanwhile: the row stays due at once and unsettled.
+    WantMoved,
+    /// Somebody else holds the lease, or (for an intent) what is wanted moved: nothing was written.
+    No,
+}
+
+// ------------------------------------------------------------------------------------------------------------ credentials
+
+/// `tokenStatus` of a teacher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TokenStatus {
+    /// Usable.
+    Connected,
+    /// The grant died (`invalid_grant`).
+    ReconnectRequired,
+    /// The calendar scope is missing.
+    ScopeMissing,
+    /// `admin_policy_enforced`.
+    AdminBlocked,
+    /// Disconnected on purpose.
+    Disconnected,
+}
+
+impl TokenStatus {
+    /// All states with the word in documents and in the database.
+    pub const WORDS: [(Self, &'static str); 5] = [
+        (Self::Connected, "CONNECTED"),
+        (Self::ReconnectRequired, "RECONNECT_REQUIRED"),
+        (Self::ScopeMissing, "SCOPE_MISSING"),
+        (Self::AdminBlocked, "ADMIN_BLOCKED"),
+        (Self::Disconnected, "DISCONNECTED"),
+    ];
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(status, _)| *status == self).map_or("DISCONNECTED", |(_, word)| word)
+    }
+}
+
+/// A teacher's grant, tokens still sealed.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// The teacher.
+    pub teacher: TeacherId,
+    /// The Google account.
+    pub account: GoogleSub,
+    /// Its address, for people.
+    pub email: Option<String>,
+    /// The calendar to write to, `primary` unless chosen otherwise.
+    pub calendar: String,
+    /// Usable or why not.
+    pub status: TokenStatus,
+    /// Grows with every change of the tokens or the status; compare-and-set is on this.
+    pub token_version: i64,
+    /// Sealed refresh token ([`crate::credential`]).
+    pub refresh_token: Option<Vec<u8>>,
+    /// Sealed access token.
+    pub access_token: Option<Vec<u8>>,
+    /// When the access token ends.
+    pub access_expires_at: Option<UnixMillis>,
+    /// Granted scopes, space-separated.
+    pub scopes: String,
+    /// No writes before this.
+    pub cool_down_until: Option<UnixMillis>,
+    /// How many cool-downs in a row: 1 h, 2 h, 6 h.
+    pub cool_down_step: i64,
+    /// First connect.
+    pub connected_at: UnixMillis,
+    /// Last time Google gave an access token.
+    pub last_refresh_at: Option<UnixMillis>,
+    /// Why the last refresh failed, without secrets.
+    pub last_error: Option<String>,
+}
+
+/// What a seed or a finished consent stores.
+#[derive(Debug, Clone)]
+pub struct NewCredential {
+    /// The teacher.
+    pub teacher: TeacherId,
+    /// The Google account.
+    pub account: GoogleSub,
+    /// Its address.
+    pub email: Option<String>,
+    /// The calendar; `primary` by default.
+    pub calendar: String,
+    /// Sealed refresh token.
+    pub refresh_token: Vec<u8>,
+    /// Granted scopes, space-separated.
+    pub scopes: String,
+}
+
+/// What a refresh brought.
+#[derive(Debug, Clone)]
+pub struct RefreshedToken {
+    /// Sealed access token.
+    pub access_token: Vec<u8>,
+    /// When it ends.
+    pub access_expires_at: UnixMillis,
+    /// Sealed new refresh token, in the rare case that Google sent one.
+    pub refresh_token: Option<Vec<u8>>,
+    /// Granted scopes as the response said.
+    pub scopes: Option<String>,
+}
+
+/// The answer to "may I refresh this teacher's token?" across all replicas.
+#[derive(Debug, Clone)]
+pub enum RefreshTurn {
+    /// Yes: nobody else does until `until`; finish with [`Store::finish_refresh`].
+    Mine {
+        /// Fencing token of the turn.
+        turn: i64,
+    },
+    /// The token version moved: read again.
+    Moved,
+    /// Another process is at it until then.
+    Theirs {
+        /// When its turn ends at the latest.
+        until: UnixMillis,
+    },
+}
+
+// ----------------------------------------------------------------------------------------------------------- api, outbox
+
+/// A stored status document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDocument {
+    /// The JSON of DESIGN §5, `updatedAt` included, ready to send.
+    pub json: String,
+    /// Grows by one with every change of the document; the strong ETag is made of it.
+    pub revision: i64,
+    /// Its status.
+    pub status: MeetStatus,
+}
+
+/// Filters of the list form; all optional, combined with *and*. Pages are ordered by `(starts_at, session_id)`;
+/// sessions without a start come first.
+#[derive(Debug, Clone, Default)]
+pub struct DocumentFilter {
+    /// Whose.
+    pub teacher: Option<TeacherId>,
+    /// In which states (empty: all).
+    pub statuses: Vec<MeetStatus>,
+    /// Start at or after.
+    pub starts_from: Option<UnixMillis>,
+    /// Start before.
+    pub starts_to: Option<UnixMillis>,
+    /// 1 to 100.
+    pub limit: i64,
+    /// The last row of the page before: start (`i64::MIN` for none) and session.
+    pub after: Option<(i64, SessionId)>,
+}
+
+/// One page.
+#[derive(Debug, Clone, Default)]
+pub struct DocumentPage {
+    /// The documents.
+    pub items: Vec<StoredDocument>,
+    /// Where the next page begins, when there is one.
+    pub next: Option<(i64, SessionId)>,
+}
+
+/// A result that still has to be published to stream `MEET`.
+#[derive(Debug, Clone)]
+pub struct OutboxMessage {
+    /// Order of commit.
+    pub id: i64,
+    /// `Nats-Msg-Id` and CloudEvent id.
+    pub message_id: String,
+    /// Messages with the same key keep their order: the session id.
+    pub key: String,
+    /// `meet.session.<sessionId>.<status>`.
+    pub subject: String,
+    /// The CloudEvent.
+    pub payload: String,
+    /// The publisher's trace context, passed on.
+    pub traceparent: Option<String>,
+}
+
+/// Roles of API tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Reads statuses.
+    Reader,
+    /// Also presses retry.
+    Operator,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    /// All roles with the word.
+    pub const WORDS: [(Self, &'static str); 3] =
+        [(Self::Reader, "reader"), (Self::Operator, "operator"), (Self::Admin, "admin")];
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(role, _)| *role == self).map_or("reader", |(_, word)| word)
+    }
+
+    /// The role of that word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(_, known)| *known == word).map(|(role, _)| *role)
+    }
+}
+
+/// A stored API token, without its secret.
+#[derive(Debug, Clone)]
+pub struct ApiToken {
+    /// The public part, as in `mp_<id>_<secret>`.
+    pub id: String,
+    /// What it is for.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// SHA-256 of the secret.
+    pub secret_sha256: [u8; 32],
+    /// When made.
+    pub created_at: UnixMillis,
+    /// Last use, to the minute.
+    pub last_used_at: Option<UnixMillis>,
+    /// When revoked.
+    pub revoked_at: Option<UnixMillis>,
+}
+
+/// Counts for readiness, metrics and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Sessions by `meetStatus`: pending, ready, error, canceled.
+    pub pending: i64,
+    /// See `pending`.
+    pub ready: i64,
+    /// See `pending`.
+    pub error: i64,
+    /// See `pending`.
+    pub canceled: i64,
+    /// Open dead letters.
+    pub dead_letters: i64,
+    /// Results not published yet.
+    pub outbox: i64,
+    /// Rows that are not settled and are due by the time asked for.
+    pub due: i64,
+}
+
+/// Where the database is.
+#[derive(Debug, Clone)]
+pub struct DatabaseUrl(pub SecretString);
+
+/// The parts of a credential's status change that readers may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusChange {
+    /// The new status.
+    pub status: TokenStatus,
+    /// Why, without secrets.
+    pub reason: Option<String>,
+    /// The code that the teacher's sessions get.
+    pub code: Option<Code>,
+}
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// Opening and migrating.
+impl Store {
+    /// Opens the database, creating a SQLite file where there is none; does not migrate. `sqlite://path`,
+    /// `sqlite::memory:` is refused (several connections would see several databases); `postgres://…`.
+    pub async fn open(url: &DatabaseUrl) -> Result<Self> {
+        let _ = url;
+        todo!()
+    }
+    /// Takes the exclusive right to run `serve` on a SQLite file, held until the process ends; a no-op on PostgreSQL.
+    /// Fails with [`StoreError::InUse`].
+    pub fn lock_for_serving(&self) -> Result<()> {
+        todo!()
+    }
+    /// Whether every change goes through this process (SQLite), so that documents may be cached.
+    pub fn is_single_process(&self) -> bool {
+        todo!()
+    }
+    /// Applies what is missing and says what; safe to run from several processes at once.
+    pub async fn migrate(&self) -> Result<Vec<String>> {
+        todo!()
+    }
+    /// Fails with [`StoreError::Schema`] unless the schema is exactly what this program needs.
+    pub async fn check_schema(&self) -> Result<()> {
+        todo!()
+    }
+    /// One round trip, for readiness.
+    pub async fn ping(&self) -> Result<()> {
+        todo!()
+    }
+    /// The ids of sessions whose document changed, as this process commits them; lagging receivers miss some.
+    pub fn changes(&self) -> tokio::sync::broadcast::Receiver<SessionId> {
+        todo!()
+    }
+}
+
+/// Ingest.
+impl Store {
+    /// Folds a group in one transaction: sessions, rows ([`crate::plan::assign`]), documents, results for stream `MEET`,
+    /// dead letters, processed ranges, position and anchors.
+    pub async fn fold(&self, epoch: Epoch, group: &[Incoming], now: UnixMillis) -> Result<FoldReport> {
+        let _ = (epoch, group, now);
+        todo!()
+    }
+    /// Fills in the message of a dead letter that was displaced after it had been folded.
+    pub async fn complete_dead_letter(&self, place: Place, raw: &RawMessage) -> Result<()> {
+        let _ = (place, raw);
+        todo!()
+    }
+    /// Dead letters without a message, oldest first, at most `limit`.
+    pub async fn incomplete_dead_letters(&self, limit: i64) -> Result<Vec<Place>> {
+        let _ = limit;
+        todo!()
+    }
+    /// Open dead letters, newest first.
+    pub async fn dead_letters(&self, limit: i64, before: Option<i64>) -> Result<Vec<DeadLetter>> {
+        let _ = (limit, before);
+        todo!()
+    }
+    /// One dead letter.
+    pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>> {
+        let _ = id;
+        todo!()
+    }
+    /// Where the epoch was read to; the default when nothing was.
+    pub async fn position(&self, epoch: Epoch) -> Result<Position> {
+        let _ = epoch;
+        todo!()
+    }
+    /// Moves the contiguous position over sequences that the stream no longer holds (`up_to` is the last of them).
+    pub async fn skip_missing(&self, epoch: Epoch, up_to: i64) -> Result<()> {
+        let _ = (epoch, up_to);
+        todo!()
+    }
+    /// All epochs, oldest first.
+    pub async fn epochs(&self) -> Result<Vec<EpochRecord>> {
+        todo!()
+    }
+    /// Opens an epoch; fails with [`StoreError::Failed`] if its number is taken.
+    pub async fn open_epoch(&self, record: &EpochRecord) -> Result<()> {
+        let _ = record;
+        todo!()
+    }
+    /// Stores another creation time for an epoch that is known to be the same (nats-server #8449).
+    pub async fn restamp_epoch(&self, epoch: Epoch, created: &str) -> Result<()> {
+        let _ = (epoch, created);
+        todo!()
+    }
+    /// Anchors of the epoch, newest first, at most `limit`.
+    pub async fn anchors(&self, epoch: Epoch, limit: i64) -> Result<Vec<Anchor>> {
+        let _ = (epoch, limit);
+        todo!()
+    }
+    /// The moment the newest folded event of any epoch was stored by its server.
+    pub async fn last_stored_at(&self) -> Result<Option<UnixMillis>> {
+        todo!()
+    }
+}
+
+/// Reconciler.
+impl Store {
+    /// Claims up to `teachers` calendars that have due rows, soonest start first, each with at most `rows_per_teacher`
+    /// rows (not final or settled-and-not-due ones). A lease that ran out may be claimed again.
+    pub async fn claim(
+        &self,
+        now: UnixMillis,
+        lease_ms: i64,
+        teachers: i64,
+        rows_per_teacher: i64,
+    ) -> Result<Vec<TeacherLease>> {
+        let _ = (now, lease_ms, teachers, rows_per_teacher);
+        todo!()
+    }
+    /// Keeps intents before their calls: each row only if the lease token still stands and nothing else is wanted by now.
+    pub async fn begin(&self, writes: &[RowWrite], now: UnixMillis) -> Result<Vec<Written>> {
+        let _ = (writes, now);
+        todo!()
+    }
+    /// Records results: rows, successors, documents, results for `MEET`; wakes siblings that waited for a row that
+    /// became final. Only under a lease token that still stands.
+    pub async fn record(&self, writes: &[RowWrite], now: UnixMillis) -> Result<Vec<Written>> {
+        let _ = (writes, now);
+        todo!()
+    }
+    /// Gives calendars back, due again when their next row is.
+    pub async fn release(&self, leases: &[(TeacherId, i64)], now: UnixMillis) -> Result<()> {
+        let _ = (leases, now);
+        todo!()
+    }
+    /// When the next row of any calendar that nobody holds is due.
+    pub async fn next_due(&self) -> Result<Option<UnixMillis>> {
+        todo!()
+    }
+    /// Makes all unfinished rows of the teacher due at once: after a connect, or the end of a cool-down.
+    pub async fn wake_teacher(&self, teacher: &TeacherId, now: UnixMillis) -> Result<i64> {
+        let _ = (teacher, now);
+        todo!()
+    }
+    /// A session as folded, with all its rows.
+    pub async fn session(&self, id: &SessionId) -> Result<Option<(Session, Vec<MeetEvent>)>> {
+        let _ = id;
+        todo!()
+    }
+}
+
+/// Credentials.
+impl Store {
+    /// Stores a grant (insert or replace), raises its version, sets it connected and wakes the teacher's rows; all in one.
+    pub async fn put_credential(&self, new: &NewCredential, now: UnixMillis) -> Result<()> {
+        let _ = (new, now);
+        todo!()
+    }
+    /// One teacher's grant.
+    pub async fn credential(&self, teacher: &TeacherId) -> Result<Option<Credential>> {
+        let _ = teacher;
+        todo!()
+    }
+    /// All grants, by teacher.
+    pub async fn credentials(&self) -> Result<Vec<Credential>> {
+        todo!()
+    }
+    /// Asks for the turn to refresh, by compare-and-set on the token version and on a turn that ends by itself.
+    pub async fn begin_refresh(
+        &self,
+        teacher: &TeacherId,
+        token_version: i64,
+        now: UnixMillis,
+        turn_ms: i64,
+    ) -> Result<RefreshTurn> {
+        let _ = (teacher, token_version, now, turn_ms);
+        todo!()
+    }
+    /// Stores a refreshed token if version and turn still stand; `false` means read again.
+    pub async fn finish_refresh(
+        &self,
+        teacher: &TeacherId,
+        token_version: i64,
+        turn: i64,
+        token: &RefreshedToken,
+        now: UnixMillis,
+    ) -> Result<bool> {
+        let _ = (teacher, token_version, turn, token, now);
+        todo!()
+    }
+    /// Ends a turn without a token: keeps `reason` and, when `status` is given, changes the status (version + 1). `false`
+    /// means that version or turn had moved, and nothing was changed.
+    pub async fn fail_refresh(
+        &self,
+        teacher: &TeacherId,
+        token_version: i64,
+        turn: i64,
+        status: Option<TokenStatus>,
+        reason: &str,
+        now: UnixMillis,
+    ) -> Result<bool> {
+        let _ = (teacher, token_version, turn, status, reason, now);
+        todo!()
+    }
+    /// Sets the status if the version still stands (a call met `insufficientPermissions`).
+    pub async fn set_token_status(
+        &self,
+        teacher: &TeacherId,
+        token_version: i64,
+        status: TokenStatus,
+        reason: &str,
+        now: UnixMillis,
+    ) -> Result<bool> {
+        let _ = (teacher, token_version, status, reason, now);
+        todo!()
+    }
+    /// Starts the next cool-down (1 h, 2 h, 6 h, 6 h, …; starts over after a quiet day) and says until when; a running
+    /// one is not prolonged.
+    pub async fn cool_down(&self, teacher: &TeacherId, now: UnixMillis) -> Result<UnixMillis> {
+        let _ = (teacher, now);
+        todo!()
+    }
+}
+
+/// Readers.
+impl Store {
+    /// One document.
+    pub async fn document(&self, id: &SessionId) -> Result<Option<StoredDocument>> {
+        let _ = id;
+        todo!()
+    }
+    /// Several documents, in the order asked for; unknown ones are left out.
+    pub async fn documents(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, StoredDocument)>> {
+        let _ = ids;
+        todo!()
+    }
+    /// One page of the list form.
+    pub async fn list_documents(&self, filter: &DocumentFilter) -> Result<DocumentPage> {
+        let _ = filter;
+        todo!()
+    }
+    /// Counts; `now` decides what is due.
+    pub async fn counts(&self, now: UnixMillis) -> Result<Counts> {
+        let _ = now;
+        todo!()
+    }
+    /// Every API token, newest first.
+    pub async fn api_tokens(&self) -> Result<Vec<ApiToken>> {
+        todo!()
+    }
+    /// Adds a token.
+    pub async fn add_api_token(&self, token: &ApiToken) -> Result<()> {
+        let _ = token;
+        todo!()
+    }
+    /// Revokes; `false` when there is no such token or it was revoked before.
+    pub async fn revoke_api_token(&self, id: &str, now: UnixMillis) -> Result<bool> {
+        let _ = (id, now);
+        todo!()
+    }
+    /// Notes uses, as `(id, when)`.
+    pub async fn touch_api_tokens(&self, uses: &[(String, UnixMillis)]) -> Result<()> {
+        let _ = uses;
+        todo!()
+    }
+    /// Keeps who did what and why.
+    pub async fn audit(&self, action: &str, target: &str, reason: Option<&str>, now: UnixMillis) -> Result<()> {
+        let _ = (action, target, reason, now);
+        todo!()
+    }
+}
+
+/// Outbox.
+impl Store {
+    /// The oldest unpublished result of each key, at most `limit`, in order; one process at a time holds the relay for
+    /// `lease_ms` (empty for the others).
+    pub async fn outbox_take(
+        &self,
+        holder: &str,
+        now: UnixMillis,
+        lease_ms: i64,
+        limit: i64,
+    ) -> Result<Vec<OutboxMessage>> {
+        let _ = (holder, now, lease_ms, limit);
+        todo!()
+    }
+    /// Removes what the server acknowledged.
+    pub async fn outbox_done(&self, ids: &[i64]) -> Result<()> {
+        let _ = ids;
+        todo!()
+    }
+    /// When the oldest unpublished result was written.
+    pub async fn outbox_oldest(&self) -> Result<Option<UnixMillis>> {
+        todo!()
+    }
+}

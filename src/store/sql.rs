@@ -1,0 +1,4 @@
+//! To be written.
+/// The connection pools.
+#[derive(Debug)]
+pub struct Database;
