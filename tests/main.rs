@@ -1,0 +1,11 @@
+//! Everything that needs more than one module, in one binary: a file a story.
+
+mod support;
+
+mod api;
+mod config;
+mod fake_google;
+mod google_client;
+mod nats;
+mod schemas;
+mod store;

@@ -1,0 +1,5 @@
+//! Real parts for the tests: they start what they need or fail loudly.
+
+pub mod google;
+pub mod nats;
+pub mod postgres;
