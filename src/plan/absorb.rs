@@ -195,8 +195,9 @@ impl Step<'_> {
                 row.accepted_hash = Some(event.owned_hash.clone());
                 row.confirmed_at = row.confirmed_at.or(Some(now));
             }
+            // Ours, but not as wanted (or moved by hand since): an unknown hash makes the next step a patch.
             _ if row.written_hash.is_none() => {
-                row.written_hash = Some(event.marked_hash.clone().unwrap_or_default());
+                row.written_hash = Some(String::new());
                 row.confirmed_at = row.confirmed_at.or(Some(now));
             }
             _ => {}
@@ -324,6 +325,14 @@ impl Step<'_> {
                 // Perhaps it is gone already: look before giving up.
                 row.phase = Phase::Unknown;
                 row.failure = Some(failure(&row, Code::Forbidden, &error.message, self.now()));
+                self.again(row)
+            }
+            (Class::Permanent(Code::Forbidden), Call::Patch { .. } | Call::AddConference { .. })
+                if row.refetches < 2 =>
+            {
+                // What Google answers to a change of a deleted event is not documented: look at it.
+                row.phase = Phase::Unknown;
+                row.refetches += 1;
                 self.again(row)
             }
             (Class::Permanent(code), _) => self.gave_up(row, code, &error.message),
