@@ -117,13 +117,13 @@ pub fn env_example() -> String {
     for variable in VARIABLES {
         if section != Some(variable.section) {
             section = Some(variable.section);
-            text.push_str(&format!("\n# ---- {} ----\n", variable.section.title()));
+            text += &format!("\n# ---- {} ----\n", variable.section.title());
         }
         let secret = if variable.may_be_a_file() { " Secret." } else { "" };
         let required = if variable.required_for.is_empty() { "" } else { " Required." };
-        text.push_str(&format!("\n# {}\n# Allowed: {}.{required}{secret}\n", variable.doc, variable.allowed));
+        text += &format!("\n# {}\n# Allowed: {}.{required}{secret}\n", variable.doc, variable.allowed);
         let mark = if variable.required_for.is_empty() { "# " } else { "" };
-        text.push_str(&format!("{mark}{}={}\n", variable.name, variable.default.unwrap_or_default()));
+        text += &format!("{mark}{}={}\n", variable.name, variable.default.unwrap_or_default());
     }
     text
 }

@@ -188,7 +188,8 @@ fn refuse_open_file(path: &Path) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt as _;
     let metadata = std::fs::metadata(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
+    let open_to_others = mode & 0o077;
+    if open_to_others == 0 {
         return Ok(());
     }
     Err(format!("{} is open to other accounts (mode {mode:03o}); run `chmod 600` on it", path.display()))
