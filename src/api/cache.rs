@@ -1,12 +1,15 @@
-//! Documents as they are sent, kept in memory where every change goes through this process (SQLite).
+//! Documents as they are sent, kept in memory where nearly every change goes through this process (SQLite).
 //!
 //! A lookup first takes over the changes that were committed before it, so a document is never older than the last
 //! commit that was announced. Two things keep it so: a lookup looks at the announcements and not at a task's progress,
 //! and a document read from the database is only kept if no change of its session was announced since the read began.
+//! A command beside the service (`dead-letter requeue`) announces nothing here, so a document is read again when it is
+//! older than [`FRESH`]; while the database is down it is served as it was.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use axum::http::HeaderValue;
 use bytes::Bytes;
@@ -19,6 +22,10 @@ use crate::store::{Store, StoreError, StoredDocument};
 /// Documents in each of the two halves. Some 700 bytes each, so both together stay near 6 MiB.
 const HALF: usize = 4_096;
 
+/// How long a change by another process may go unseen. Below this a document is read from the database once, however
+/// often it is asked for.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// Sessions share this many counters of changes; a collision costs one more read from the database.
 const GENERATIONS: usize = 1_024;
 
@@ -27,11 +34,14 @@ const GENERATIONS: usize = 1_024;
 pub(super) struct Served {
     pub(super) body: Bytes,
     pub(super) etag: HeaderValue,
+    /// Before the read from the database began.
+    read_at: Instant,
 }
 
-impl From<StoredDocument> for Served {
-    fn from(document: StoredDocument) -> Self {
-        Self { etag: etag::of_document(document.revision, &document.json), body: document.json.into() }
+impl Served {
+    fn new(document: StoredDocument, read_at: Instant) -> Self {
+        let etag = etag::of_document(document.revision, &document.json);
+        Self { etag, body: document.json.into(), read_at }
     }
 }
 
@@ -45,7 +55,7 @@ pub(super) struct Documents {
 impl Documents {
     /// Caches only where the store belongs to this process alone.
     pub(super) fn new(store: Store) -> Self {
-        let cache = store.is_single_process().then(|| RwLock::new(Cache::new(store.changes(), HALF)));
+        let cache = store.is_single_process().then(|| RwLock::new(Cache::new(store.changes(), HALF, FRESH)));
         Self { store, cache }
     }
 
@@ -56,6 +66,7 @@ impl Documents {
             let cache = read(cache);
             if cache.changes.is_empty()
                 && let Some(served) = cache.hot.get(id)
+                && served.read_at.elapsed() < cache.fresh
             {
                 return Some(served.clone());
             }
@@ -68,9 +79,13 @@ impl Documents {
         if let Some(served) = self.at_hand(id.as_str()) {
             return Ok(Some(served));
         }
-        let ticket = self.ticket(id);
-        let Some(document) = self.store.document(id).await? else { return Ok(None) };
-        let served = Served::from(document);
+        let (ticket, read_at) = (self.ticket(id), Instant::now());
+        let document = match self.store.document(id).await {
+            Ok(Some(document)) => document,
+            Ok(None) => return Ok(None),
+            Err(error) => return self.as_it_was(id).map(Some).ok_or(error),
+        };
+        let served = Served::new(document, read_at);
         self.keep(id, ticket, &served);
         Ok(Some(served))
     }
@@ -84,15 +99,32 @@ impl Documents {
         }
         let asked: Vec<SessionId> = missing.iter().map(|at| ids[*at].clone()).collect();
         let tickets: Vec<Option<Ticket>> = asked.iter().map(|id| self.ticket(id)).collect();
-        let mut read: HashMap<SessionId, StoredDocument> = self.store.documents(&asked).await?.into_iter().collect();
+        let read_at = Instant::now();
+        let mut read: HashMap<SessionId, StoredDocument> = match self.store.documents(&asked).await {
+            Ok(documents) => documents.into_iter().collect(),
+            Err(error) => {
+                // All or nothing: a session left out would look unknown.
+                for (at, id) in missing.into_iter().zip(&asked) {
+                    let Some(served) = self.as_it_was(id) else { return Err(error) };
+                    found[at] = Some(served);
+                }
+                return Ok(found);
+            }
+        };
         for ((at, id), ticket) in missing.into_iter().zip(asked).zip(tickets) {
             if let Some(document) = read.remove(&id) {
-                let served = Served::from(document);
+                let served = Served::new(document, read_at);
                 self.keep(&id, ticket, &served);
                 found[at] = Some(served);
             }
         }
         Ok(found)
+    }
+
+    /// However old it is: better than nothing while the database is down.
+    fn as_it_was(&self, id: &SessionId) -> Option<Served> {
+        let cache = read(self.cache.as_ref()?);
+        cache.hot.get(id.as_str()).or_else(|| cache.cold.get(id.as_str())).cloned()
     }
 
     fn ticket(&self, id: &SessionId) -> Option<Ticket> {
@@ -129,17 +161,19 @@ struct Cache {
     hot: HashMap<Box<str>, Served>,
     cold: HashMap<Box<str>, Served>,
     half: usize,
+    fresh: Duration,
     generations: Vec<u64>,
     hasher: RandomState,
     changes: Receiver<SessionId>,
 }
 
 impl Cache {
-    fn new(changes: Receiver<SessionId>, half: usize) -> Self {
+    fn new(changes: Receiver<SessionId>, half: usize, fresh: Duration) -> Self {
         Self {
             hot: HashMap::new(),
             cold: HashMap::new(),
             half,
+            fresh,
             generations: vec![0; GENERATIONS],
             hasher: RandomState::new(),
             changes,
@@ -173,12 +207,11 @@ impl Cache {
 
     fn find(&mut self, id: &str) -> Option<Served> {
         self.take_over_changes();
-        if let Some(served) = self.hot.get(id) {
-            return Some(served.clone());
+        if !self.hot.contains_key(id) {
+            let (id, served) = self.cold.remove_entry(id)?;
+            self.insert(id, served);
         }
-        let (id, served) = self.cold.remove_entry(id)?;
-        self.insert(id, served.clone());
-        Some(served)
+        self.hot.get(id).filter(|served| served.read_at.elapsed() < self.fresh).cloned()
     }
 
     fn ticket(&mut self, id: &str) -> Ticket {
@@ -208,8 +241,14 @@ mod tests {
 
     use super::*;
 
+    const FOREVER: Duration = Duration::MAX;
+
     fn served(text: &'static str) -> Served {
-        Served { body: Bytes::from_static(text.as_bytes()), etag: HeaderValue::from_static("\"x\"") }
+        Served {
+            body: Bytes::from_static(text.as_bytes()),
+            etag: HeaderValue::from_static("\"x\""),
+            read_at: Instant::now(),
+        }
     }
 
     fn body(cache: &mut Cache, id: &str) -> Option<Bytes> {
@@ -223,7 +262,7 @@ mod tests {
     #[test]
     fn an_announced_change_is_never_read_again() {
         let (changes, receiver) = broadcast::channel(16);
-        let mut cache = Cache::new(receiver, 8);
+        let mut cache = Cache::new(receiver, 8, FOREVER);
         let ticket = cache.ticket("a");
         cache.keep("a", ticket, served("old"));
         assert_eq!(body(&mut cache, "a").unwrap(), "old");
@@ -234,7 +273,7 @@ mod tests {
     #[test]
     fn a_read_that_began_before_the_change_is_not_kept() {
         let (changes, receiver) = broadcast::channel(16);
-        let mut cache = Cache::new(receiver, 8);
+        let mut cache = Cache::new(receiver, 8, FOREVER);
         let ticket = cache.ticket("a");
         changes.send(id("a")).unwrap();
         cache.keep("a", ticket, served("old"));
@@ -250,7 +289,7 @@ mod tests {
     #[test]
     fn missed_announcements_clear_everything() {
         let (changes, receiver) = broadcast::channel(2);
-        let mut cache = Cache::new(receiver, 8);
+        let mut cache = Cache::new(receiver, 8, FOREVER);
         let (kept, late) = (cache.ticket("a"), cache.ticket("b"));
         cache.keep("a", kept, served("old"));
         for other in ["c", "d", "e", "f"] {
@@ -262,9 +301,19 @@ mod tests {
     }
 
     #[test]
+    fn an_old_document_is_read_again() {
+        let (_changes, receiver) = broadcast::channel(2);
+        let mut cache = Cache::new(receiver, 8, Duration::ZERO);
+        let ticket = cache.ticket("a");
+        cache.keep("a", ticket, served("old"));
+        assert_eq!(body(&mut cache, "a"), None);
+        assert!(cache.hot.contains_key("a"), "kept for when the database is down");
+    }
+
+    #[test]
     fn it_stays_bounded_and_keeps_what_is_asked_for() {
         let (_changes, receiver) = broadcast::channel(2);
-        let mut cache = Cache::new(receiver, 8);
+        let mut cache = Cache::new(receiver, 8, FOREVER);
         let ticket = cache.ticket("wanted");
         cache.keep("wanted", ticket, served("wanted"));
         for number in 0..100 {
