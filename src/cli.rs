@@ -13,7 +13,7 @@ use crate::credential::KeyRing;
 use crate::reconciler::Chain;
 use crate::service;
 use crate::store::{Store, StoreError};
-use crate::telemetry;
+use crate::telemetry::{self, TelemetryGuard};
 
 pub mod config_command;
 pub mod credential;
@@ -81,7 +81,7 @@ enum Command {
     Credential(credential::CredentialCommand),
     /// API tokens
     #[command(subcommand)]
-    Token(token::TokenCommand),
+    Token(token::TokenAction),
     /// Booking events: check and publish files
     #[command(subcommand)]
     Event(event::EventCommand),
@@ -166,7 +166,8 @@ impl From<ConfigErrors> for CommandError {
 /// Parses the arguments, runs the command, and turns its end into an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    crate::google::calendar::install_tls();
+    // One TLS provider for the process; a second installation says so and changes nothing.
+    rustls::crypto::ring::default_provider().install_default().ok();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -189,7 +190,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli, out: &mut dyn Write) -> Result<Exit, CommandError> {
+async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
     let environment = config::process_environment();
     let output = cli.output;
     let clock = Clock::system();
@@ -234,7 +235,13 @@ async fn run(cli: Cli, out: &mut dyn Write) -> Result<Exit, CommandError> {
             let store = migrated(&environment).await?;
             credential::run(&command, &store, &keys, &google.scopes, clock.now(), out).await
         }
-        Command::Token(command) => token::run(&command, &migrated(&environment).await?, clock.now(), output, out).await,
+        Command::Token(action) => {
+            let store = migrated(&environment).await?;
+            token::run(&action, &store, &clock, output == Output::Json, out, &mut io::stderr())
+                .await
+                .map(|()| Exit::Ok)
+                .map_err(|error| CommandError { code: error.exit_code(), message: error.to_string() })
+        }
         Command::Event(command) => event::run(&command, &environment, output, out).await,
         Command::Asyncapi => Ok(write!(out, "{}", event::ASYNCAPI).map(|()| Exit::Ok)?),
         Command::Completions { shell } => {
@@ -258,6 +265,6 @@ async fn migrated(environment: &BTreeMap<String, String>) -> Result<Store, Comma
 }
 
 /// Starts logging for a long-running command.
-pub(crate) fn start_logging(config: &Config) -> Result<telemetry::Guard, CommandError> {
-    telemetry::start(&config.telemetry).map_err(CommandError::configuration)
+pub(crate) fn start_logging(config: &Config) -> Result<TelemetryGuard, CommandError> {
+    telemetry::init(&config.telemetry).map_err(|error| CommandError::configuration(error.to_string()))
 }

@@ -33,7 +33,6 @@ use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
-mod sample;
 
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
 const REPAIRS_MAX: i64 = 2;
@@ -192,7 +191,6 @@ impl Loops {
         let caught_up = self.health.caught_up();
         let cancel = shutdown.token();
         loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });
-        loops.spawn(sample::run(self.store, self.health, self.metrics, self.clock, shutdown.token()));
         while let Some(ended) = loops.join_next().await {
             if let Err(error) = ended {
                 error!(%error, "a loop panicked; stopping");

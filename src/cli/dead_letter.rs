@@ -29,13 +29,13 @@ pub enum DeadLetterCommand {
 }
 
 /// Runs the command.
-pub async fn run(command: &DeadLetterCommand, store: &Store, output: Output, out: &mut dyn Write) -> Result<Exit, CommandError> {
+pub async fn run(command: &DeadLetterCommand, store: &Store, output: Output, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
     match command {
         DeadLetterCommand::List { limit, before } => {
             let letters = store.dead_letters(*limit, *before).await?;
             match output {
                 Output::Json => print::json(out, &letters.iter().map(wire).collect::<Vec<_>>())?,
-                Output::Human if letters.is_empty() => writeln!(out, "no open dead letters")??,
+                Output::Human if letters.is_empty() => writeln!(out, "no open dead letters")?,
                 Output::Human => print::table(
                     out,
                     &["ID", "SEQUENCE", "AT", "SESSION", "CLASS", "REASON"],
@@ -68,7 +68,7 @@ pub async fn run(command: &DeadLetterCommand, store: &Store, output: Output, out
     Ok(Exit::Ok)
 }
 
-fn show(letter: &DeadLetter, out: &mut dyn Write) -> io::Result<()> {
+fn show(letter: &DeadLetter, out: &mut (dyn Write + Send)) -> io::Result<()> {
     writeln!(out, "dead letter {} ({})", letter.id, letter.state)?;
     writeln!(out, "  place    epoch {}, stream sequence {}", letter.place.epoch, letter.place.sequence)?;
     writeln!(out, "  at       {}", letter.at)?;

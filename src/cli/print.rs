@@ -16,13 +16,13 @@ pub enum Output {
 }
 
 /// A value as indented JSON.
-pub fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+pub fn json(out: &mut (dyn Write + Send), value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string_pretty(value).expect("what commands print has text keys only");
     writeln!(out, "{text}")
 }
 
 /// A table with a heading row, columns as wide as their widest cell; the last one is not padded.
-pub fn table(out: &mut dyn Write, heading: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+pub fn table(out: &mut (dyn Write + Send), heading: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(heading.get(column).map(|cell| cell.chars().count())).max().unwrap_or(0)

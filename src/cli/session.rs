@@ -23,7 +23,7 @@ pub enum SessionCommand {
 }
 
 /// Runs the command.
-pub async fn run(command: &SessionCommand, store: &Store, output: Output, out: &mut dyn Write) -> Result<Exit, CommandError> {
+pub async fn run(command: &SessionCommand, store: &Store, output: Output, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
     let SessionCommand::Show { id } = command;
     let id = SessionId::parse(id.as_str()).map_err(|error| CommandError::usage(error.to_string()))?;
     let Some((session, rows)) = store.session(&id).await? else {
@@ -49,7 +49,7 @@ pub async fn run(command: &SessionCommand, store: &Store, output: Output, out: &
     Ok(Exit::Ok)
 }
 
-fn wanted(session: &Session, out: &mut dyn Write) -> io::Result<()> {
+fn wanted(session: &Session, out: &mut (dyn Write + Send)) -> io::Result<()> {
     let stamp = session.head.stamp;
     let status = match session.head.status {
         Status::Scheduled => "scheduled",
@@ -71,7 +71,7 @@ fn wanted(session: &Session, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-fn event(row: &MeetEvent, out: &mut dyn Write) -> io::Result<()> {
+fn event(row: &MeetEvent, out: &mut (dyn Write + Send)) -> io::Result<()> {
     let want = if row.want == Want::Present { "wanted" } else { "to be gone" };
     let at = row.binding.as_ref().map_or_else(
         || "no call made yet".to_owned(),

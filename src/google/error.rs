@@ -49,6 +49,28 @@ pub enum Class {
     Permanent(Code),
 }
 
+impl Class {
+    /// The word in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::Transient => "transient",
+            Self::RateLimited => "rate_limited",
+            Self::CoolDown => "cool_down",
+            Self::Misconfigured => "misconfigured",
+            Self::ReconnectRequired => "reconnect_required",
+            Self::ScopeMissing => "scope_missing",
+            Self::AdminBlocked => "admin_blocked",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+            Self::NotFound => "not_found",
+            Self::Deleted => "deleted",
+            Self::ConferenceRefused => "conference_refused",
+            Self::Permanent(_) => "permanent",
+        }
+    }
+}
+
 /// One failed call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -5,6 +5,7 @@
 //! costs nanoseconds; gauges that come from the database are read when they are scraped.
 
 use std::fmt;
+use std::time::Duration;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -15,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::google::error::GoogleError;
 use crate::model::UnixMillis;
 use crate::store::Counts;
 
@@ -232,6 +234,13 @@ impl Metrics {
         #[expect(clippy::cast_precision_loss, reason = "an age of 2^53 ms is 285,000 years")]
         let age = outbox_oldest.map_or(0.0, |oldest| now.since(oldest).max(0) as f64 / 1_000.0);
         self.outbox_oldest_seconds.set(age);
+    }
+
+    /// Counts one request to Google: `None` is a success.
+    pub fn google_request(&self, operation: &'static str, error: Option<&GoogleError>, took: Duration) {
+        let outcome = error.map_or("ok", |error| error.class.as_str());
+        self.google_requests.get_or_create(&GoogleLabels { operation, outcome }).inc();
+        self.google_request_seconds.get_or_create(&OperationLabel { operation }).observe(took.as_secs_f64());
     }
 
     /// The exposition of OpenMetrics 1.0.
