@@ -28,6 +28,7 @@ use url::Url;
 use crate::clock::Clock;
 
 mod calendar;
+mod chaos;
 mod check;
 mod conference;
 mod consent;
@@ -40,19 +41,21 @@ mod listing;
 mod record;
 mod refusal;
 mod resource;
+mod settings;
 mod state;
 mod teacher;
 mod token;
 mod wire;
 
+pub use chaos::Chaos;
 pub use check::{Expected, ExpectedEvent};
 pub use conference::ConferenceMode;
 pub use event_store::Writes;
-pub use faults::{Chaos, Commit, Ending, Fault, Operation, Rule, RuleState};
+pub use faults::{Commit, Ending, Fault, Operation, Rule, RuleState};
 pub use grants::TokenMode;
 pub use record::{Counters, Effect, LiveCount, Recorded, Recording, SessionCount, Violation};
 pub use refusal::Refusal;
-pub use state::{AccountSettings, Quota, ServerSettings};
+pub use settings::{AccountSettings, Quota, ServerSettings};
 pub use teacher::{EventView, TeacherAction};
 
 /// The scopes an account grants unless told otherwise.
@@ -186,7 +189,7 @@ impl FakeGoogle {
             .fallback(calendar::unknown)
             .with_state(served)
             .into_make_service_with_connect_info::<wire::Connection>();
-        let server = axum::serve(wire::CuttableListener(listener), router)
+        let http = axum::serve(wire::CuttableListener(listener), router)
             .with_graceful_shutdown(stopping.clone().cancelled_owned());
         Ok(Running {
             addr,
@@ -196,7 +199,7 @@ impl FakeGoogle {
             revoke_uri: url("/revoke"),
             control_uri: url("/_control"),
             stop: stopping.drop_guard(),
-            task: tokio::spawn(async move { server.await }),
+            task: tokio::spawn(async move { http.await }),
         })
     }
 
