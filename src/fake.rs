@@ -4,10 +4,10 @@
 //! service which converges here has no comfort to miss there. It knows nothing of the service it serves: tests and
 //! `meet-projector dev` point the service's `GOOGLE_*` settings at [`Running`].
 //!
-//! * [`FakeGoogle`] is the handle: accounts, what teachers do ([`TeacherAction`]), faults ([`Rule`], [`Chaos`]), what was
-//!   asked ([`Recorded`]) and whether it was right ([`FakeGoogle::check`]). `/_control` offers the same over HTTP.
-//! * The rules of events are in `event_store`, `resource`, `listing` and `conference`; those of tokens in `grants`. They
-//!   know no HTTP. `calendar`, `token`, `consent` and `control` do, `deliver` and `wire` break answers on their way.
+//! * [`FakeGoogle`] is the handle: accounts, what teachers do ([`TeacherAction`]), faults ([`Rule`], [`Chaos`]), what
+//!   was asked ([`Recorded`]) and whether it was right ([`FakeGoogle::check`]). `/_control` offers the same over HTTP.
+//! * The rules of events are in `event_store`, `resource`, `listing` and `conference`; those of tokens in `grants`.
+//!   They know no HTTP. `calendar`, `token`, `consent` and `control` do, `deliver` and `wire` break answers on their way.
 //!
 //! Left out: recurring events, guests' copies, push channels and sync tokens (`syncToken` is always answered with 410),
 //! batch, quotas that are counted (they are switched on instead), partial responses (`fields` is ignored).
@@ -161,8 +161,8 @@ impl Running {
 }
 
 impl FakeGoogle {
-    /// Without accounts or events. Token expiry and the times of events follow `clock`; latencies, hangs and late commits
-    /// take real time.
+    /// Without accounts or events. Token expiry and the times of events follow `clock`; latencies, hangs and late
+    /// commits take real time.
     pub fn new(clock: Clock) -> Self {
         Self(Arc::new(Mutex::new(state::State::new(clock))))
     }
@@ -172,7 +172,8 @@ impl FakeGoogle {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Serves on `addr`; port 0 takes a free one. The same fake can be served again after a shutdown, as after an outage.
+    /// Serves on `addr`; port 0 takes a free one. The same fake can be served again after a shutdown, as after an
+    /// outage.
     pub async fn serve(&self, addr: SocketAddr) -> io::Result<Running> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
