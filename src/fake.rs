@@ -4,10 +4,10 @@
 //! service which converges here has no comfort to miss there. It knows nothing of the service it serves: tests and
 //! `meet-projector dev` point the service's `GOOGLE_*` settings at [`Running`].
 //!
-//! * [`FakeGoogle`] is the handle: accounts, what teachers do ([`TeacherAction`]), faults ([`Rule`], [`Chaos`]), what was
-//!   asked ([`Recorded`]) and whether it was right ([`FakeGoogle::check`]). `/_control` offers the same over HTTP.
-//! * The rules of events are in `event_store`, `resource`, `listing` and `conference`; those of tokens in `grants`. They
-//!   know no HTTP. `calendar`, `token`, `consent` and `control` do, `deliver` and `wire` break answers on their way.
+//! * [`FakeGoogle`] is the handle: accounts, what teachers do ([`TeacherAction`]), faults ([`Rule`], [`Chaos`]), what
+//!   was asked ([`Recorded`]) and whether it was right ([`FakeGoogle::check`]). `/_control` offers the same over HTTP.
+//! * The rules of events are in `event_store`, `resource`, `listing` and `conference`; those of tokens in `grants`.
+//!   They know no HTTP. `calendar`, `token`, `consent` and `control` do, `deliver` and `wire` break answers on their way.
 //!
 //! Left out: recurring events, guests' copies, push channels and sync tokens (`syncToken` is always answered with 410),
 //! batch, quotas that are counted (they are switched on instead), partial responses (`fields` is ignored).
@@ -28,6 +28,7 @@ use url::Url;
 use crate::clock::Clock;
 
 mod calendar;
+mod chaos;
 mod check;
 mod conference;
 mod consent;
@@ -40,19 +41,21 @@ mod listing;
 mod record;
 mod refusal;
 mod resource;
+mod settings;
 mod state;
 mod teacher;
 mod token;
 mod wire;
 
+pub use chaos::Chaos;
 pub use check::{Expected, ExpectedEvent};
 pub use conference::ConferenceMode;
 pub use event_store::Writes;
-pub use faults::{Chaos, Commit, Ending, Fault, Operation, Rule, RuleState};
+pub use faults::{Commit, Ending, Fault, Operation, Rule, RuleState};
 pub use grants::TokenMode;
 pub use record::{Counters, Effect, LiveCount, Recorded, Recording, SessionCount, Violation};
 pub use refusal::Refusal;
-pub use state::{AccountSettings, Quota, ServerSettings};
+pub use settings::{AccountSettings, Quota, ServerSettings};
 pub use teacher::{EventView, TeacherAction};
 
 /// The scopes an account grants unless told otherwise.
@@ -158,8 +161,8 @@ impl Running {
 }
 
 impl FakeGoogle {
-    /// Without accounts or events. Token expiry and the times of events follow `clock`; latencies, hangs and late commits
-    /// take real time.
+    /// Without accounts or events. Token expiry and the times of events follow `clock`; latencies, hangs and late
+    /// commits take real time.
     pub fn new(clock: Clock) -> Self {
         Self(Arc::new(Mutex::new(state::State::new(clock))))
     }
@@ -169,7 +172,8 @@ impl FakeGoogle {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Serves on `addr`; port 0 takes a free one. The same fake can be served again after a shutdown, as after an outage.
+    /// Serves on `addr`; port 0 takes a free one. The same fake can be served again after a shutdown, as after an
+    /// outage.
     pub async fn serve(&self, addr: SocketAddr) -> io::Result<Running> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
@@ -186,7 +190,7 @@ impl FakeGoogle {
             .fallback(calendar::unknown)
             .with_state(served)
             .into_make_service_with_connect_info::<wire::Connection>();
-        let server = axum::serve(wire::CuttableListener(listener), router)
+        let http = axum::serve(wire::CuttableListener(listener), router)
             .with_graceful_shutdown(stopping.clone().cancelled_owned());
         Ok(Running {
             addr,
@@ -196,7 +200,7 @@ impl FakeGoogle {
             revoke_uri: url("/revoke"),
             control_uri: url("/_control"),
             stop: stopping.drop_guard(),
-            task: tokio::spawn(async move { server.await }),
+            task: tokio::spawn(async move { http.await }),
         })
     }
 

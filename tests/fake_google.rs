@@ -35,8 +35,8 @@ impl Client {
     async fn start() -> Self {
         let clock = Clock::fixed(NOW);
         let google = Google::start(clock.clone(), 2).await;
-        let token = google.fake.access_token(&google.teachers[0].email, &DEFAULT_SCOPES).unwrap();
-        Self { google, clock, http: http_client(Duration::from_secs(60)), token }
+        let token = google.fake.access_token(&google.teachers[0].email, &DEFAULT_SCOPES).expect("just made");
+        Self { google, clock, http: http_client(Duration::from_mins(1)), token }
     }
 
     fn email(&self) -> &str {

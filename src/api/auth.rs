@@ -1,8 +1,8 @@
 //! Who asks: API tokens `mp_<id>_<secret>`, from the database and from `API_TOKENS_FILE`.
 //!
 //! Tokens are kept in memory, so a read costs one SHA-256 and no query, and goes on while the database is down. They
-//! are read again every [`REFRESH`], and at once (but not more than twice a second) when an id is unknown: a new token
-//! works immediately, a revoked one for a few seconds at most. Deliberately absent: a cache of verified headers. It
+//! are read again every [`REFRESH`], and when an id is unknown, for which the request waits a moment: a new token works
+//! from its first use, a revoked one for a few seconds at most. Deliberately absent: a cache of verified headers. It
 //! would keep secrets in memory to save some 200 ns.
 
 use std::collections::HashMap;
@@ -25,8 +25,9 @@ use crate::store::{ApiToken, Role, Store};
 /// How long a revoked token goes on working at most, and uses wait to be noted.
 pub const REFRESH: Duration = Duration::from_secs(5);
 
-/// At least this long between two reads that unknown ids cause, so that guessing costs the database nothing.
-const FORCED_REFRESH: Duration = Duration::from_millis(500);
+/// At least this long between two reads that unknown ids cause, so that guessing costs the database nothing. Requests
+/// with unknown ids wait that long at most and share the next read.
+const FORCED_REFRESH: Duration = Duration::from_millis(250);
 
 /// Uses are noted to the minute.
 const USE_NOTED_MS: i64 = 60_000;
@@ -61,6 +62,8 @@ impl Principal {
 struct Known {
     role: Role,
     secret_sha256: [u8; 32],
+    /// Kept, so that whoever still uses it causes no reads.
+    is_revoked: bool,
     /// Of the database, so that its last use is noted there.
     stored: bool,
     /// Unix milliseconds; 0 for never.
@@ -77,7 +80,7 @@ pub(super) struct Authenticator {
     clock: Clock,
     file: Option<PathBuf>,
     tokens: RwLock<Arc<Tokens>>,
-    /// When an unknown id last made us read; held while reading, so that only one does.
+    /// When the last read for an unknown id began; held while reading, so that only one does.
     forced: tokio::sync::Mutex<Option<Instant>>,
 }
 
@@ -99,7 +102,7 @@ impl Authenticator {
         if let Some(answer) = self.check(id, secret) {
             return answer;
         }
-        self.refresh_for_unknown_id(id).await?;
+        self.refresh_for_unknown_id().await?;
         self.check(id, secret).unwrap_or_else(|| Err(Problem::token_invalid()))
     }
 
@@ -107,22 +110,27 @@ impl Authenticator {
     fn check(&self, id: &str, secret: &str) -> Option<Result<Principal, Problem>> {
         let tokens = self.tokens();
         let known = tokens.get(id)?;
-        if !bool::from(hash_secret(secret).ct_eq(&known.secret_sha256)) {
+        if !bool::from(hash_secret(secret).ct_eq(&known.secret_sha256)) || known.is_revoked {
             return Some(Err(Problem::token_invalid()));
         }
         known.used_at.store(self.clock.now().get(), Ordering::Relaxed);
         Some(Ok(Principal { role: known.role }))
     }
 
-    async fn refresh_for_unknown_id(&self, id: &str) -> Result<(), Problem> {
+    async fn refresh_for_unknown_id(&self) -> Result<(), Problem> {
+        let arrived = Instant::now();
         let mut forced = self.forced.lock().await;
-        let recent = forced.is_some_and(|at| at.elapsed() < FORCED_REFRESH);
-        if recent || self.tokens().contains_key(id) {
-            return Ok(());
+        if let Some(last) = *forced {
+            // Somebody else's read began after we asked, so it would have seen our token.
+            if last > arrived {
+                return Ok(());
+            }
+            tokio::time::sleep_until(last + FORCED_REFRESH).await;
         }
+        let began = Instant::now();
         self.refresh().await?;
         // Only a read that worked counts: while the database is down an unknown id is nobody's fault.
-        *forced = Some(Instant::now());
+        *forced = Some(began);
         Ok(())
     }
 
@@ -148,28 +156,27 @@ impl Authenticator {
         let mut tokens = Tokens::new();
         for (id, role, secret_sha256) in from_file {
             let (used_at, noted_at) = used(&id, None);
-            tokens.insert(id, Known { role, secret_sha256, stored: false, used_at, noted_at });
+            tokens.insert(id, Known { role, secret_sha256, is_revoked: false, stored: false, used_at, noted_at });
         }
         for ApiToken { id, role, secret_sha256, last_used_at, revoked_at, .. } in stored {
-            if revoked_at.is_some() {
-                tokens.remove(&id);
-                continue;
-            }
             let (used_at, noted_at) = used(&id, last_used_at);
-            tokens.insert(id, Known { role, secret_sha256, stored: true, used_at, noted_at });
+            let is_revoked = revoked_at.is_some();
+            tokens.insert(id, Known { role, secret_sha256, is_revoked, stored: true, used_at, noted_at });
         }
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
         Ok(())
     }
 
-    /// Notes the uses of stored tokens that were not noted within the last minute.
+    /// Notes the uses of stored tokens, of each once in a minute.
     pub(super) async fn note_uses(&self) -> Result<(), Problem> {
         let tokens = self.tokens();
         let due: Vec<(&Known, String, i64)> = tokens
             .iter()
             .filter(|(_, known)| known.stored)
             .map(|(id, known)| (known, id.clone(), known.used_at.load(Ordering::Relaxed)))
-            .filter(|(known, _, used_at)| used_at - known.noted_at.load(Ordering::Relaxed) >= USE_NOTED_MS)
+            .filter(|(known, _, used_at)| {
+                used_at / USE_NOTED_MS > known.noted_at.load(Ordering::Relaxed) / USE_NOTED_MS
+            })
             .collect();
         if due.is_empty() {
             return Ok(());

@@ -1,7 +1,5 @@
 //! `/calendar/v3` over HTTP: takes requests apart and hands them to the state.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, RawQuery, State as Shared};
 use axum::http::{HeaderMap, HeaderName, Method, Response, header};
@@ -9,7 +7,7 @@ use axum::routing::{MethodFilter, MethodRouter, get, on};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::deliver::{Served, deliver};
+use super::deliver::{Served, deliver, later};
 use super::event_store::CalendarCall;
 use super::faults::Operation;
 use super::refusal::Refusal;
@@ -43,15 +41,14 @@ async fn handle(
     let call = take_apart(&method, path, query, &headers, body);
     let google = &served.google;
     // Without a delay both halves happen under one lock.
-    let (mut outcome, ruling) = google.with(|state| {
+    let (outcome, ruling) = google.with(|state| {
         let ruling = state.arrive(&call);
         ((ruling.delay_ms == 0).then(|| state.perform(&call, &ruling)), ruling)
     });
-    if outcome.is_none() {
-        tokio::time::sleep(Duration::from_millis(ruling.delay_ms)).await;
-        outcome = Some(google.with(|state| state.perform(&call, &ruling)));
-    }
-    let outcome = outcome.expect("performed above");
+    let outcome = match outcome {
+        Some(outcome) => outcome,
+        None => later(google, ruling.delay_ms, move |state| state.perform(&call, &ruling)).await,
+    };
     deliver(&served, &connection, outcome, Refusal::calendar_response).await
 }
 

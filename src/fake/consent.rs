@@ -143,7 +143,8 @@ impl Asked {
             let (email, checked) = (escape(&account.email), if is_chosen { " checked" } else { "" });
             let name = escape(&account.name);
             add(format_args!(
-                "<label><input type=radio name=account value=\"{email}\"{checked} required> {name} ({email})</label><br>"
+                "<label><input type=radio name=account value=\"{email}\"{checked} required> \
+                 {name} ({email})</label><br>"
             ));
         }
         add(format_args!("</fieldset><fieldset><legend>The app wants to</legend>"));
@@ -184,8 +185,8 @@ pub(super) async fn submit(Shared(served): Shared<Served>, body: Bytes) -> Respo
 pub(super) fn page(status: StatusCode, html: &str) -> Response<Body> {
     let html = format!(
         "<!DOCTYPE html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
-         <title>Fake Google</title><style>body{{font:16px/1.5 system-ui;max-width:42rem;margin:3rem auto;padding:0 1rem}}\
-         </style><body>{html}"
+         <title>Fake Google</title>\
+         <style>body{{font:16px/1.5 system-ui;max-width:42rem;margin:3rem auto;padding:0 1rem}}</style><body>{html}"
     );
     let mut response = Response::new(Body::from(html));
     *response.status_mut() = status;

@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::NewAccount;
+use super::chaos::Chaos;
 use super::check::Expected;
 use super::consent::{escape, page};
 use super::deliver::Served;
-use super::faults::{Chaos, Operation, Rule};
+use super::faults::{Operation, Rule};
 use super::refusal::Refusal;
 use super::resource::merge;
 use super::teacher::TeacherAction;
@@ -92,10 +93,10 @@ fn json_of(value: &impl Serialize) -> Value {
 }
 
 async fn index() -> Response<Body> {
-    let rows: String = ROUTES
-        .iter()
-        .map(|(method, path, what)| format!("<dt><code>{method} {}</code><dd>{}", escape(path), escape(what)))
-        .collect();
+    let row = |(method, path, what): &(&str, &str, &str)| {
+        format!("<dt><code>{method} {}</code><dd>{}", escape(path), escape(what))
+    };
+    let rows = ROUTES.iter().map(row).collect::<Vec<_>>().concat();
     page(StatusCode::OK, &format!("<h1>The fake Google</h1><p>Control routes, JSON in and out.<dl>{rows}</dl>"))
 }
 

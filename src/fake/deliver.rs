@@ -13,7 +13,7 @@ use super::FakeGoogle;
 use super::event_store::Success;
 use super::faults::Ending;
 use super::refusal::Refusal;
-use super::state::Outcome;
+use super::state::{Outcome, State};
 use super::wire::Connection;
 
 /// What the handlers share: the fake itself and the server they run in.
@@ -56,6 +56,20 @@ pub(super) async fn deliver(
         }
         Ending::HalfBody => half(truth(&outcome.result), connection).await,
     }
+}
+
+/// Acts `delay_ms` from now, also when the client has given up by then: what was sent to Google is carried out.
+pub(super) async fn later(
+    google: &FakeGoogle,
+    delay_ms: u64,
+    act: impl FnOnce(&mut State) -> Outcome + Send + 'static,
+) -> Outcome {
+    let google = google.clone();
+    let task = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+        google.with(act)
+    });
+    task.await.expect("the rules do not panic, and nobody aborts the task")
 }
 
 fn drop_connection(connection: &Connection) -> Response<Body> {

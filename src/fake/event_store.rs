@@ -16,7 +16,7 @@ use super::faults::Operation;
 use super::record::SessionWatch;
 use super::refusal::Refusal;
 use super::resource::{self, Object, Span};
-use super::state::AccountSettings;
+use super::settings::AccountSettings;
 use crate::model::UnixMillis;
 
 /// A call to the Calendar API, taken apart; kept whole so that it can be carried out late.

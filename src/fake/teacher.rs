@@ -81,6 +81,7 @@ pub struct EventView {
     pub writes: Writes,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn rfc3339<S: serde::Serializer>(moment: &UnixMillis, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(moment)
 }

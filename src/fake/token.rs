@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, Response, header};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::deliver::{Served, deliver};
+use super::deliver::{Served, deliver, later};
 use super::faults::{Commit, Ending, Operation, Subject};
 use super::grants::{Issued, TokenMode, id_token};
 use super::refusal::Refusal;
@@ -36,7 +36,7 @@ pub(super) async fn token(
     }
     let is_exchange = form.get("grant_type").is_some_and(|grant| grant == "authorization_code");
     let operation = if is_exchange { Operation::Exchange } else { Operation::Refresh };
-    call(&served, &connection, operation, &form).await
+    call(&served, &connection, operation, form).await
 }
 
 /// `POST /revoke`, with the token in the body or in the query.
@@ -48,7 +48,7 @@ pub(super) async fn revoke(
 ) -> Response<Body> {
     let mut form = form(&body);
     form.extend(self::form(query.unwrap_or_default().as_bytes()));
-    call(&served, &connection, Operation::Revoke, &form).await
+    call(&served, &connection, Operation::Revoke, form).await
 }
 
 /// Client id and secret of HTTP basic authentication (RFC 6749 §2.3.1: form-encoded first).
@@ -63,12 +63,11 @@ fn basic(headers: &HeaderMap) -> Option<(String, String)> {
     Some((decode(id)?, decode(secret)?))
 }
 
-async fn call(served: &Served, connection: &Connection, operation: Operation, form: &Form) -> Response<Body> {
-    let (account, ruling) = served.google.with(|state| state.arrive_oauth(operation, form));
-    if ruling.delay_ms > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(ruling.delay_ms)).await;
-    }
-    let outcome = served.google.with(|state| state.perform_oauth(operation, form, account, &ruling));
+async fn call(served: &Served, connection: &Connection, operation: Operation, form: Form) -> Response<Body> {
+    let (account, ruling) = served.google.with(|state| state.arrive_oauth(operation, &form));
+    let delay_ms = ruling.delay_ms;
+    let act = move |state: &mut State| state.perform_oauth(operation, &form, account, &ruling);
+    let outcome = if delay_ms == 0 { served.google.with(act) } else { later(&served.google, delay_ms, act).await };
     deliver(served, connection, outcome, Refusal::oauth_response).await
 }
 

@@ -116,6 +116,18 @@ impl Store {
         Ok(())
     }
 
+    /// Closes every connection: SQLite folds its write-ahead log into the file, PostgreSQL is told good-bye. What is
+    /// asked for afterwards, by any clone, fails with [`StoreError::Unavailable`].
+    pub async fn close(&self) {
+        match &self.inner.backend {
+            Backend::Sqlite(pools) => {
+                pools.read.close().await;
+                pools.write.close().await;
+            }
+            Backend::Postgres(pool) => pool.close().await,
+        }
+    }
+
     /// One round trip, for readiness.
     pub async fn ping(&self) -> Result<()> {
         self.inner.rows("asking the database for a sign of life", PING, args![]).await.map(drop)

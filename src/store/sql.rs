@@ -386,7 +386,11 @@ impl Database {
 /// Sorts a driver's error: worth another try, or not.
 pub(super) fn failed(operation: &'static str, error: sqlx::Error) -> StoreError {
     let transient = match &error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(refusal) => {
             let code = refusal.code().unwrap_or_default();
             if refusal.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {

@@ -73,6 +73,17 @@ async fn a_hanging_request_has_taken_effect_when_the_client_gives_up() {
 }
 
 #[tokio::test]
+async fn a_slow_request_is_carried_out_although_its_client_has_gone() {
+    let mut client = Client::start().await;
+    client.http = http_client(Duration::from_millis(50));
+    client.fault(Operation::Insert, Fault::slow(200));
+    assert!(client.request(Method::POST, "").json(&lesson(ID)).send().await.is_err());
+    while !client.exists() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_late_insert_comes_when_it_is_released_and_loses_against_a_retry() {
     let client = Client::start().await;
     let late = Fault::new(Commit::OnRelease, Ending::Refuse(Refusal::of(504, "gatewayTimeout")));

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use meet_projector::fake::TokenMode;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use url::Url;
@@ -15,11 +16,11 @@ const VERIFIER: &str = "a-verifier-of-at-least-forty-three-characters-long";
 
 impl Client {
     async fn token_call(&self, fields: &[(&str, &str)]) -> Answer {
-        let settings = self.google.fake.settings();
+        let config = self.google.config();
         let mut form: HashMap<_, _> =
-            HashMap::from([("client_id", &*settings.client_id), ("client_secret", &*settings.client_secret)]);
+            HashMap::from([("client_id", &*config.client_id), ("client_secret", config.client_secret.expose_secret())]);
         form.extend(fields.iter().copied());
-        answer(self.http.post(self.google.running.token_uri.clone()).form(&form)).await
+        answer(self.http.post(config.token_uri).form(&form)).await
     }
 
     async fn refresh(&self) -> Answer {
@@ -46,7 +47,7 @@ impl Client {
 
     /// Where the consent page sends the browser: the query of the redirect.
     async fn consent(&self, extra: &[(&str, &str)]) -> HashMap<String, String> {
-        let response = self.http.get(self.consent_url(extra)).send().await.unwrap();
+        let response = self.http.get(self.consent_url(extra)).send().await.expect("the page answers");
         redirect_of(&response)
     }
 
@@ -68,7 +69,8 @@ impl Client {
 
 fn redirect_of(response: &reqwest::Response) -> HashMap<String, String> {
     assert_eq!(response.status(), 302);
-    let location = Url::parse(response.headers()["location"].to_str().unwrap()).unwrap();
+    let location = response.headers()["location"].to_str().expect("an ASCII header");
+    let location = Url::parse(location).expect("an absolute URL");
     assert!(location.as_str().starts_with(REDIRECT), "{location}");
     location.query_pairs().into_owned().collect()
 }
