@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -78,7 +79,7 @@ enum Command {
     DeadLetter(dead_letter::DeadLetterCommand),
     /// Teachers' Google credentials
     #[command(subcommand)]
-    Credential(credential::CredentialCommand),
+    Credential(CredentialCommand),
     /// API tokens
     #[command(subcommand)]
     Token(token::TokenAction),
@@ -91,6 +92,16 @@ enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CredentialCommand {
+    /// Store grants from a file of JSON lines: {"teacherId","email","googleSub","refreshToken","calendarId"?}
+    Seed {
+        /// The file; - reads standard input
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
     },
 }
 
@@ -133,6 +144,11 @@ impl CommandError {
     /// Exit code 4.
     pub fn unreachable(message: impl Into<String>) -> Self {
         Self { code: 4, message: message.into() }
+    }
+
+    /// An error with its causes, and its exit code.
+    fn of(error: &dyn std::error::Error, code: u8) -> Self {
+        Self { code, message: Chain(error).to_string() }
     }
 }
 
@@ -213,11 +229,15 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
             Ok(Exit::Ok)
         }
         Command::Nats(command) => {
-            nats::run(&command, &Config::load(&environment, Need::Nats)?.nats, output, out).await
+            let config = Config::load(&environment, Need::Nats)?;
+            let report = nats::run(&command, &config.nats, output == Output::Json).await;
+            show(report.map_err(|error| CommandError::of(&error, error.exit_code()))?, out)
         }
         Command::Epoch(command) => {
             let config = Config::load(&environment, Need::Nats)?;
-            epoch::run(&command, &config.nats, &migrated(&environment).await?, &clock, output, out).await
+            let store = migrated(&environment).await?;
+            let report = epoch::run(&command, &config.nats, &store, &clock, output == Output::Json).await;
+            show(report.map_err(|error| CommandError::of(&error, error.exit_code()))?, out)
         }
         Command::Config(action) => {
             Ok(match config_command::run(action, &environment, output == Output::Json, out)? {
@@ -233,7 +253,11 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
             let keys = KeyRing::new(&google.encryption_key, &google.encryption_keys_old)
                 .map_err(|error| CommandError::configuration(error.to_string()))?;
             let store = migrated(&environment).await?;
-            credential::run(&command, &store, &keys, &google.scopes, clock.now(), out).await
+            let CredentialCommand::Seed { file } = command;
+            credential::seed(&store, &keys, &google.scopes, &file, clock.now())
+                .await
+                .map(|_| Exit::Ok)
+                .map_err(|error| CommandError::of(&error, 1))
         }
         Command::Token(action) => {
             let store = migrated(&environment).await?;
@@ -250,6 +274,12 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
             Ok(out.write_all(&script).map(|()| Exit::Ok)?)
         }
     }
+}
+
+/// Prints a report; its exit code is 0, or 1 where the answer is no.
+fn show(report: nats::Report, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
+    writeln!(out, "{}", report.text)?;
+    Ok(if report.exit_code == 0 { Exit::Ok } else { Exit::No })
 }
 
 async fn open(environment: &BTreeMap<String, String>) -> Result<Store, CommandError> {

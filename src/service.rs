@@ -25,7 +25,7 @@ use crate::google::breaker::Breaker;
 use crate::google::calendar::{CalendarClient, http_client};
 use crate::google::limits::Limits;
 use crate::google::oauth::TokenEndpoint;
-use crate::outbox::{self, OutboxContext};
+use crate::outbox::{self, OutboxContext, OutboxHealth};
 use crate::plan::Policy;
 use crate::reconciler::{Chain, Context, Gateway, Reconciler};
 use crate::retry::{Jitter, Reconnect};
@@ -186,6 +186,7 @@ impl Loops {
             nats: self.config.nats.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
+            health: Arc::new(OutboxHealth::default()),
             cancel: shutdown.token(),
         }));
         let caught_up = self.health.caught_up();

@@ -19,7 +19,7 @@ use crate::config::{Config, Need};
 use crate::credential::{KeyRing, Slot};
 use crate::fake::{FakeGoogle, NewAccount};
 use crate::model::{GoogleSub, TeacherId};
-use crate::nats::definitions::Definitions;
+use crate::nats::definitions::{self, Definitions};
 use crate::service;
 use crate::shutdown::Shutdown;
 use crate::store::{NewCredential, Store};
@@ -72,7 +72,7 @@ pub async fn run(args: &DevArgs, out: &mut (dyn Write + Send)) -> Result<Exit, C
         .await
         .map_err(|error| failed("cannot connect to NATS", &error))?;
     let definitions = Definitions::load(None, &config.nats, None).map_err(|error| failed("nats/", &error))?;
-    definitions.apply(&connection).await.map_err(|error| failed("nats apply", &error))?;
+    definitions::apply(&connection, &config.nats, &definitions).await.map_err(|error| failed("nats apply", &error))?;
     writeln!(out, "  streams      BOOKINGS and MEET, durable consumer {}-e1, as nats/*.json say", config.nats.consumer)?;
 
     let store = Store::open(&config.database).await?;

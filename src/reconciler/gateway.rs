@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::google::access::AccessTokens;
+use crate::google::access::{AccessError, AccessTokens};
 use crate::google::breaker::{Breaker, Change};
 use crate::google::calendar::{CALL_TIMEOUT, CalendarClient, Target};
 use crate::google::error::{Class, GoogleError};
@@ -58,10 +58,10 @@ impl Gateway {
         let target = Target { calendar: &binding.calendar, event_id: &binding.event_id, session };
         let begun = Instant::now();
         let left = || CALL_TIMEOUT.saturating_sub(begun.elapsed());
-        let token = self.access.token(credential, None).await?;
+        let token = self.access.token(credential, None).await.map_err(AccessError::into_google)?;
         let mut answer = self.calendar.call(&token, target, call, wanted, left()).await;
         if answer.as_ref().is_err_and(|error| error.class == Class::Unauthorized) {
-            let token = self.access.token(credential, Some(&token)).await?;
+            let token = self.access.token(credential, Some(&token)).await.map_err(AccessError::into_google)?;
             answer = self.calendar.call(&token, target, call, wanted, left()).await;
         }
         self.metrics.google_request(call.operation(), answer.as_ref().err(), begun.elapsed());
