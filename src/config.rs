@@ -110,20 +110,21 @@ pub fn effective(environment: &BTreeMap<String, String>) -> Vec<Setting> {
 pub fn env_example() -> String {
     let mut text = String::from(
         "# Settings of meet-projector. Lines that are commented out show the default, or an empty value where there is\n\
-         # none. Each variable marked \"secret\" may be given as NAME_FILE instead, naming a file with mode 600.\n\
-         # `meet-projector config check` names every mistake at once; `config example` printed this file.\n",
+         # none. A secret may be given as NAME_FILE instead, naming a file with mode 600. `meet-projector config check`\n\
+         # names every mistake at once; `meet-projector config example` printed this file.\n",
     );
     let mut section: Option<Section> = None;
     for variable in VARIABLES {
         if section != Some(variable.section) {
             section = Some(variable.section);
-            text += &format!("\n# ---- {} ----\n", variable.section.title());
+            text += &["\n# ---- ", variable.section.title(), " ----\n"].concat();
         }
-        let secret = if variable.may_be_a_file() { " Secret." } else { "" };
         let required = if variable.required_for.is_empty() { "" } else { " Required." };
-        text += &format!("\n# {}\n# Allowed: {}.{required}{secret}\n", variable.doc, variable.allowed);
+        let secret = if variable.may_be_a_file() { " Secret." } else { "" };
         let mark = if variable.required_for.is_empty() { "# " } else { "" };
-        text += &format!("{mark}{}={}\n", variable.name, variable.default.unwrap_or_default());
+        let default = variable.default.unwrap_or_default();
+        text += &["\n# ", variable.doc, "\n# Allowed: ", variable.allowed, ".", required, secret, "\n"].concat();
+        text += &[mark, variable.name, "=", default, "\n"].concat();
     }
     text
 }

@@ -136,3 +136,37 @@ impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanEx
         self.inner.set_resource(resource);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Span as _, Tracer as _};
+    use wiremock::matchers::{header, method, path};
+    use wiremock::{Mock, MockServer, ResponseTemplate};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn spans_reach_the_collector_before_the_guard_is_gone() {
+        let collector = MockServer::start().await;
+        Mock::given(method("POST"))
+            .and(path("/v1/traces"))
+            .and(header("x-api-key", "key"))
+            .and(header("content-type", "application/x-protobuf"))
+            .respond_with(ResponseTemplate::new(200))
+            .expect(1)
+            .mount(&collector)
+            .await;
+        let config = TelemetryConfig {
+            json_logs: true,
+            filter: "info".to_owned(),
+            otlp_endpoint: Some(collector.uri()),
+            otlp_headers: Some("x-api-key=key, other=1".into()),
+            service_name: "test".to_owned(),
+        };
+        let provider = tracer(&collector.uri(), &config).unwrap();
+        provider.tracer("test").start("span").end();
+        // The guard waits for the export, as `main` does after the loops have ended.
+        tokio::task::spawn_blocking(move || drop(TelemetryGuard(Some(provider)))).await.unwrap();
+        collector.verify().await;
+    }
+}

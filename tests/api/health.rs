@@ -76,6 +76,17 @@ async fn a_schema_that_is_missing_is_not_ready() {
 }
 
 #[tokio::test]
+async fn a_panic_is_a_problem_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/meet.db", folder.path().display());
+    let api = api_with(&url, Some(folder), Readiness::new(|| panic!("a secret of the inside")), None).await;
+    let answer = send(&api.router, &Method::GET, "/readyz", &[]).await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"));
+    assert!(!answer.text.contains("secret"));
+    assert_eq!(send(&api.router, &Method::GET, "/livez", &[]).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn metrics_count_requests_and_sessions() {
     let api = api().await;
     api.schedule("ses_1", "tch_1", 1, START).await;

@@ -127,6 +127,7 @@ async fn tokens_of_a_file_work_and_are_read_again() {
 #[tokio::test]
 async fn the_command_lists_and_revokes() {
     let api = api().await;
+    api.clock.advance_ms(1_000);
     let token = new_token(&api.store, &api.clock, Role::Operator).await;
     let id = id_of(&token);
     let secret = token.rsplit('_').next().unwrap().to_owned();
@@ -137,7 +138,7 @@ async fn the_command_lists_and_revokes() {
     insta::assert_json_snapshot!(json, { "[].id" => "[id]" }, @r#"
     [
       {
-        "createdAt": "2026-11-22T20:15:06.030Z",
+        "createdAt": "2026-11-22T20:15:07.030Z",
         "id": "[id]",
         "lastUsedAt": null,
         "name": "a operator",
