@@ -259,28 +259,38 @@ impl Reconciler {
         now: UnixMillis,
     ) -> Result<Next, StoreError> {
         let store = &self.context.store;
-        let version = lease.credential.as_ref().map_or(0, |credential| credential.token_version);
-        let lost = |status: TokenStatus, reason: &'static str| async move {
-            if store.set_token_status(&lease.teacher, version, status, reason, now).await? {
-                warn!(teacher_id = %lease.teacher, status = status.as_str(), reason, "the teacher's grant does not work");
-            }
-            Ok(Next::LeaveCalendar)
-        };
         match class {
             Class::CoolDown => {
                 let until = store.cool_down(&lease.teacher, now).await?;
                 warn!(teacher_id = %lease.teacher, until = %until, "Google limits this calendar; its writes pause");
                 Ok(Next::LeaveCalendar)
             }
-            Class::ScopeMissing => lost(TokenStatus::ScopeMissing, "the calendar scope is missing").await,
-            Class::ReconnectRequired => lost(TokenStatus::ReconnectRequired, "Google refused the grant").await,
-            Class::AdminBlocked => lost(TokenStatus::AdminBlocked, "the Workspace administrator blocks this app").await,
+            Class::ScopeMissing => self.lost(lease, TokenStatus::ScopeMissing, "the calendar scope is missing", now).await,
+            Class::ReconnectRequired => self.lost(lease, TokenStatus::ReconnectRequired, "Google refused the grant", now).await,
+            Class::AdminBlocked => {
+                self.lost(lease, TokenStatus::AdminBlocked, "the Workspace administrator blocks this app", now).await
+            },
             Class::RateLimited | Class::Misconfigured | Class::Unauthorized => {
                 debug!(teacher_id = %lease.teacher, operation = call.operation(), "leaving this calendar for now");
                 Ok(Next::LeaveCalendar)
             }
             _ => Ok(Next::GoOn),
         }
+    }
+
+    /// Notes that the teacher's grant does not work, unless it was replaced meanwhile.
+    async fn lost(
+        &self,
+        lease: &TeacherLease,
+        status: TokenStatus,
+        reason: &'static str,
+        now: UnixMillis,
+    ) -> Result<Next, StoreError> {
+        let version = lease.credential.as_ref().map_or(0, |credential| credential.token_version);
+        if self.context.store.set_token_status(&lease.teacher, version, status, reason, now).await? {
+            warn!(teacher_id = %lease.teacher, status = status.as_str(), reason, "the teacher's grant does not work");
+        }
+        Ok(Next::LeaveCalendar)
     }
 }
 

@@ -75,6 +75,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
     let google = google_config(&config)?.clone();
     let keys = KeyRing::new(&google.encryption_key, &google.encryption_keys_old)
         .map_err(|error| CommandError::configuration(error.to_string()))?;
+    let keys = Arc::new(keys);
     let listener = bind("HTTP_ADDR", config.http.address).await?;
     let admin = match config.http.admin_address {
         Some(address) => Some(bind("ADMIN_ADDR", address).await?),
@@ -155,7 +156,7 @@ fn readiness(health: &Arc<Health>, is_prepared: &Arc<AtomicBool>) -> Readiness {
 struct Loops {
     config: Config,
     google: GoogleConfig,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
     store: Store,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -205,7 +206,7 @@ impl Loops {
         let http = http_client();
         let endpoint =
             TokenEndpoint::new(http.clone(), &google.client_id, &google.client_secret, google.token_uri.clone());
-        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::new(self.keys.clone()), self.clock.clone());
+        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone());
         Reconciler::new(Context {
             store: self.store.clone(),
             gateway: Gateway {
