@@ -57,10 +57,8 @@ pub async fn soonest_first_and_no_more_than_asked_for(kind: Kind) {
     });
     fold(store, events.collect()).await;
     let leases = store.claim(NOW, LEASE_MS, 3, 2).await.unwrap();
-    let told: Vec<_> = leases
-        .iter()
-        .flat_map(|lease| lease.jobs.iter().map(|job| job.row.session.as_str().to_owned()))
-        .collect();
+    let told: Vec<_> =
+        leases.iter().flat_map(|lease| lease.jobs.iter().map(|job| job.row.session.as_str().to_owned())).collect();
     assert_eq!(told, ["t2", "t1", "u2", "u1", "v2", "v1"]);
     assert_eq!(store.claim(NOW, LEASE_MS, 3, 2).await.unwrap().len(), 1);
     assert!(claim(store, NOW).await.is_empty());
@@ -317,13 +315,8 @@ pub async fn the_end_of_a_row_wakes_the_one_that_waits(kind: Kind) {
     let store = &fresh.store;
     let (old, new) = handed_over(store).await;
     // The new teacher's row waits for the old one, and its holder is about to say so when the old one ends.
-    let ended = MeetEvent {
-        phase: Phase::Absent,
-        settled: true,
-        next_attempt_at: None,
-        link: None,
-        ..old.jobs[0].row.clone()
-    };
+    let ended =
+        MeetEvent { phase: Phase::Absent, settled: true, next_attempt_at: None, link: None, ..old.jobs[0].row.clone() };
     assert_eq!(store.record(&[write(&old, ended)], NOW.plus(1)).await.unwrap(), [Written::Yes]);
     assert_eq!(store.record(&[write(&new, waiting(&new.jobs[0].row))], NOW.plus(2)).await.unwrap(), [Written::Yes]);
     release(store, &new, NOW.plus(2)).await;
