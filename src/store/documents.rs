@@ -101,8 +101,7 @@ impl Store {
         let from = filter.starts_from.map_or(i64::MIN, UnixMillis::get).max(i64::MIN + i64::from(is_bounded));
         let to = filter.starts_to.map_or(i64::MAX, UnixMillis::get);
         let limit = filter.limit.clamp(1, 100);
-        let (after_start, after_id) =
-            filter.after.as_ref().map_or((i64::MIN, ""), |(start, id)| (*start, id.as_str()));
+        let (after_start, after_id) = filter.after.as_ref().map_or((i64::MIN, ""), |(start, id)| (*start, id.as_str()));
 
         let values: Vec<Value> = [
             vec![batch(&statuses)],

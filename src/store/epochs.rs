@@ -69,9 +69,8 @@ const ANCHOR_SEQUENCES: Sql = both("SELECT sequence FROM anchor WHERE epoch = $1
 const DROP_ANCHORS: Sql =
     with_batch!("DELETE FROM anchor WHERE (epoch, sequence) IN ", [epoch bigint, sequence bigint], "");
 
-const ANCHORS: Sql = both(
-    "SELECT sequence, stored_at_ms, fingerprint FROM anchor WHERE epoch = $1 ORDER BY sequence DESC LIMIT $2",
-);
+const ANCHORS: Sql =
+    both("SELECT sequence, stored_at_ms, fingerprint FROM anchor WHERE epoch = $1 ORDER BY sequence DESC LIMIT $2");
 
 const ADD_SOURCES: Sql = with_batch!(
     "INSERT INTO epoch_source (epoch, source) SELECT * FROM ",
@@ -81,9 +80,8 @@ const ADD_SOURCES: Sql = with_batch!(
 
 const LAST_STORED_AT: Sql = both("SELECT MAX(stored_at_ms) AS stored_at_ms FROM position");
 
-const EPOCHS: Sql = both(
-    "SELECT epoch, stream, created, first_sequence, consumer, opened_at_ms, reason FROM epoch ORDER BY epoch",
-);
+const EPOCHS: Sql =
+    both("SELECT epoch, stream, created, first_sequence, consumer, opened_at_ms, reason FROM epoch ORDER BY epoch");
 
 const SOURCES: Sql = both("SELECT epoch, source FROM epoch_source ORDER BY epoch, source");
 

@@ -41,9 +41,7 @@ impl Store {
             Some("sqlite") => Backend::Sqlite(sqlite::open(url).await?),
             Some("postgres" | "postgresql") => Backend::Postgres(postgres::open(url).await?),
             _ => {
-                return Err(StoreError::Configuration(
-                    "DATABASE_URL must begin with sqlite:// or postgres://".into(),
-                ));
+                return Err(StoreError::Configuration("DATABASE_URL must begin with sqlite:// or postgres://".into()));
             }
         };
         let (changes, _) = broadcast::channel(CHANGES_KEPT);

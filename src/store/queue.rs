@@ -162,10 +162,8 @@ impl Store {
         if leases.is_empty() {
             return Ok(());
         }
-        let held: Vec<_> = leases
-            .iter()
-            .map(|(teacher, token)| Held { teacher_id: teacher.as_str(), lease_token: *token })
-            .collect();
+        let held: Vec<_> =
+            leases.iter().map(|(teacher, token)| Held { teacher_id: teacher.as_str(), lease_token: *token }).collect();
         let mut tx = self.inner.write("giving calendars back").await?;
         requeue(&mut tx, &held).await?;
         tx.commit().await

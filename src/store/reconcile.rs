@@ -132,10 +132,8 @@ impl Store {
             })
             .collect();
         let saved = batch.working.save(&mut tx, now).await?;
-        let keys: Vec<_> = woken
-            .iter()
-            .map(|(session, ordinal)| RowKey { session_id: session.as_str(), ordinal: *ordinal })
-            .collect();
+        let keys: Vec<_> =
+            woken.iter().map(|(session, ordinal)| RowKey { session_id: session.as_str(), ordinal: *ordinal }).collect();
         queue::mark_woken(&mut tx, &keys).await?;
         tx.commit().await?;
         self.announce(&saved.changed);
