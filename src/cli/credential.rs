@@ -28,7 +28,7 @@ pub enum SeedError {
         source: std::io::Error,
     },
     /// Lines with mistakes; nothing was written.
-    #[error("nothing was written: {}", list(.0))]
+    #[error("nothing was written:{}", list(.0))]
     Mistakes(Vec<Mistake>),
     /// No nonce could be made; nothing was written.
     #[error("nothing was written")]
@@ -203,7 +203,7 @@ fn without_values(error: &serde_json::Error) -> String {
     if names_a_member {
         text.split(" at line ").next().unwrap_or_default().to_owned()
     } else if error.is_data() {
-        format!("column {column}: a value of the wrong type; every value is a string")
+        format!("column {column}: a line is one object, and every value in it a string")
     } else {
         format!("column {column}: no JSON object")
     }
@@ -238,7 +238,20 @@ mod tests {
             r#"{"teacherId":"t6","#,
         ]
         .join("\n");
-        insta::assert_snapshot!(SeedError::Mistakes(parse(&text).unwrap_err()), @"");
+        insta::assert_snapshot!(SeedError::Mistakes(parse(&text).unwrap_err()), @r#"
+        nothing was written:
+          line 2: teacherId tch_1 was on line 1 already
+          line 3: teacherId: "a b" is not a teacher id: 1 to 64 characters of A-Z a-z 0-9 _ -
+          line 3: googleSub: 1 to 255 ASCII characters without spaces, the `sub` of the account's id token
+          line 3: email: one address with one @, at most 254 characters
+          line 3: refreshToken: 1 to 2,048 ASCII characters without spaces
+          line 3: calendarId: a calendar's id without spaces, or leave it out for the primary calendar
+          line 4: unknown field `calenderId`, expected one of `teacherId`, `email`, `googleSub`, `refreshToken`, `calendarId`
+          line 5: missing field `refreshToken`
+          line 6: column 48: a line is one object, and every value in it a string
+          line 7: column 1: a line is one object, and every value in it a string
+          line 8: column 18: no JSON object
+        "#);
         assert_eq!(parse("\n").unwrap_err()[0].message, "the file holds no credential");
     }
 }
