@@ -38,21 +38,21 @@ pub async fn fresh_database() -> String {
 fn start() -> Server {
     let bin = programs();
     let user = unprivileged_user();
-    let folder = tempfile::Builder::new().prefix("meet-projector-postgres-").tempdir().unwrap().keep();
-    if let Some((uid, gid)) = user {
-        chown(&folder, Some(uid), Some(gid)).unwrap();
-    }
-    let data = folder.join("data");
-    let mut initdb = Command::new(bin.join("initdb"));
-    initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--pgdata"]);
-    initdb.arg(&data).current_dir(&folder);
-    as_user(&mut initdb, user);
-    let made = initdb.output().unwrap();
-    assert!(made.status.success(), "initdb failed:\n{}", String::from_utf8_lossy(&made.stderr));
-
     let mut log = VecDeque::new();
     // The port is free a moment before the server takes it; should another process be faster, the next is tried.
-    for _ in 0..10 {
+    for _ in 0..5 {
+        let folder = tempfile::Builder::new().prefix("meet-projector-postgres-").tempdir().unwrap().keep();
+        if let Some((uid, gid)) = user {
+            chown(&folder, Some(uid), Some(gid)).unwrap();
+        }
+        let data = folder.join("data");
+        let mut initdb = Command::new(bin.join("initdb"));
+        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--pgdata"]);
+        initdb.arg(&data).current_dir(&folder);
+        as_user(&mut initdb, user);
+        let made = initdb.output().unwrap();
+        assert!(made.status.success(), "initdb failed:\n{}", String::from_utf8_lossy(&made.stderr));
+
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         match serve(&bin, &folder, &data, port, user) {
             Ok(lifeline) => return Server { port, _lifeline: lifeline },
@@ -95,8 +95,10 @@ fn serve(
             std::thread::spawn(move || lines.for_each(drop));
             return Ok(child.stdin.take().unwrap());
         }
+        if last.len() == 40 {
+            last.pop_front();
+        }
         last.push_back(line);
-        last.truncate(40);
     }
     Err(last)
 }
