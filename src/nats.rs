@@ -113,7 +113,16 @@ impl NatsError {
         matches!(self, Self::Refused { code, .. } if *code == wanted)
     }
 
-    /// Whether the other side could not be reached (exit code 4) as opposed to: it answered and said no.
+    /// The exit code of a command that failed with it: 3 configuration, 4 unreachable, else 1.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => 3,
+            _ if self.is_unreachable() => 4,
+            _ => 1,
+        }
+    }
+
+    /// Whether the other side could not be reached as opposed to: it answered and said no.
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::NoAnswer { .. } | Self::NoResponders { .. })
     }

@@ -1,7 +1,7 @@
 //! The JetStream API: a subject, a JSON body, a JSON answer.
 //! <https://docs.nats.io/reference/reference-protocols/nats_api_reference>
 
-use async_nats::{Message, RequestErrorKind};
+use async_nats::{HeaderMap, Message, RequestError, RequestErrorKind};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -74,15 +74,7 @@ impl Connection {
                 return Err(NatsError::Forbidden { operation: operation.into(), subject: subject.into() });
             }
         };
-        answer.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => {
-                NatsError::NoResponders { operation: operation.into(), subject: subject.into() }
-            }
-            RequestErrorKind::TimedOut => {
-                NatsError::NoAnswer { operation: operation.into(), reason: "timed out after 5 s".into() }
-            }
-            _ => NatsError::NoAnswer { operation: operation.into(), reason: error.to_string() },
-        })
+        answer.map_err(|error| no_answer(operation, subject, &error))
     }
 
     /// One API request whose answer is JSON.
@@ -94,20 +86,28 @@ impl Connection {
     ) -> Result<T, NatsError> {
         let body = body.map(|value| Bytes::from(value.to_string())).unwrap_or_default();
         let message = self.request(operation, subject, body).await?;
-        let garbled = |error: serde_json::Error| NatsError::Garbled {
-            operation: operation.into(),
-            reason: error.to_string(),
+        read_json(operation, &message.payload)
+    }
+
+    /// Publishes and waits until `stream` has stored it (or had it already, by its `Nats-Msg-Id`).
+    pub async fn publish_stored(
+        &self,
+        stream: &str,
+        subject: &str,
+        mut headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<(), NatsError> {
+        let operation = format!("publishing to stream {stream}");
+        headers.insert("Nats-Expected-Stream", stream);
+        let seen = self.events.times_forbidden(subject);
+        let answer = tokio::select! {
+            answer = self.client.request_with_headers(subject.to_owned(), headers, payload) => answer,
+            () = self.events.until_forbidden(subject, seen) => {
+                return Err(NatsError::Forbidden { operation, subject: subject.into() });
+            }
         };
-        let mut answer: Value = serde_json::from_slice(&message.payload).map_err(garbled)?;
-        if let Some(error) = answer.get_mut("error").map(Value::take) {
-            let error: ErrorBody = serde_json::from_value(error).map_err(garbled)?;
-            return Err(NatsError::Refused {
-                operation: operation.into(),
-                code: error.err_code.or(error.code).unwrap_or(0),
-                description: error.description.unwrap_or_default(),
-            });
-        }
-        serde_json::from_value(answer).map_err(garbled)
+        let message = answer.map_err(|error| no_answer(&operation, subject, &error))?;
+        read_json::<Value>(&operation, &message.payload).map(drop)
     }
 
     /// What the stream is and holds; `None` when there is no such stream.
@@ -154,6 +154,31 @@ impl Connection {
         let names: Names = self.api(&operation, &format!("$JS.API.CONSUMER.NAMES.{stream}"), None).await?;
         Ok(names.consumers.unwrap_or_default())
     }
+}
+
+fn no_answer(operation: &str, subject: &str, error: &RequestError) -> NatsError {
+    let operation = operation.to_owned();
+    match error.kind() {
+        RequestErrorKind::NoResponders => NatsError::NoResponders { operation, subject: subject.to_owned() },
+        RequestErrorKind::TimedOut => NatsError::NoAnswer { operation, reason: "timed out after 5 s".to_owned() },
+        _ => NatsError::NoAnswer { operation, reason: error.to_string() },
+    }
+}
+
+/// The answer, or the error that it holds.
+fn read_json<T: DeserializeOwned>(operation: &str, payload: &[u8]) -> Result<T, NatsError> {
+    let garbled =
+        |error: serde_json::Error| NatsError::Garbled { operation: operation.into(), reason: error.to_string() };
+    let mut answer: Value = serde_json::from_slice(payload).map_err(garbled)?;
+    if let Some(error) = answer.get_mut("error").map(Value::take) {
+        let error: ErrorBody = serde_json::from_value(error).map_err(garbled)?;
+        return Err(NatsError::Refused {
+            operation: operation.into(),
+            code: error.err_code.or(error.code).unwrap_or(0),
+            description: error.description.unwrap_or_default(),
+        });
+    }
+    serde_json::from_value(answer).map_err(garbled)
 }
 
 fn found<T>(answer: Result<T, NatsError>, missing: u64) -> Result<Option<T>, NatsError> {
