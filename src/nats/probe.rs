@@ -80,7 +80,8 @@ fn plans(config: &NatsConfig, epoch: Epoch) -> Vec<Plan> {
         ask("look at the consumer", format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"), ""),
         ask("read messages", format!("$JS.API.DIRECT.GET.{stream}"), r#"{"seq":1}"#),
         // None of these three bodies is one that the server accepts, so nothing is handed out, made or deleted.
-        ask("receive events", format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"), "probe"),
+        // Anything but JSON counts as a pull of one message, which nobody would acknowledge: an open brace does not.
+        ask("receive events", format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"), "{"),
         ask("make the consumer", format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{}", config.subjects), "probe"),
         ask("make the consumer again", format!("$JS.API.CONSUMER.DELETE.{stream}.{durable}"), "probe"),
         Plan {
