@@ -33,4 +33,5 @@ pub mod retry;
 pub mod shutdown;
 pub mod status;
 pub mod store;
+pub mod service;
 pub mod telemetry;

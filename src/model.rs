@@ -328,8 +328,8 @@ mod tests {
         assert_ne!(id, EventId::derive("production", &session, &GoogleSub("1234".into()), 1));
         assert_ne!(id, EventId::derive("staging", &session, &GoogleSub("1234".into()), 0));
         // Derived ids must never change between releases: every event at Google carries one.
-        insta::assert_snapshot!(id);
-        insta::assert_snapshot!(id.conference_request(0));
+        insta::assert_snapshot!(id, @"");
+        insta::assert_snapshot!(id.conference_request(0), @"");
     }
 
     #[test]

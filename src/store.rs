@@ -5,6 +5,9 @@
 //! Writes are serialised on both (`BEGIN IMMEDIATE`; an advisory transaction lock on PostgreSQL), because a group commit
 //! of hundreds of rows costs a few milliseconds and a single writer makes races impossible instead of unlikely.
 //! Deliberately absent: a transaction that stays open across a network call.
+//!
+//! The types stand here; the methods of [`Store`] by their nouns in the files below: opening, ingest (with dead letters
+//! and epochs), reconcile (with the queue of calendars), credentials, documents, outbox, tokens.
 
 use secrecy::SecretString;
 
@@ -14,7 +17,21 @@ use crate::plan::{Code, MeetEvent, Sibling};
 use crate::projection::{Outcome, Session};
 use crate::status::MeetStatus;
 
-pub mod sql;
+mod credentials;
+mod dead_letters;
+mod documents;
+mod epochs;
+mod ingest;
+mod opening;
+mod outbox;
+mod postgres;
+mod queue;
+mod reconcile;
+mod rows;
+mod sql;
+mod sqlite;
+mod tokens;
+mod working;
 
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]
@@ -493,293 +510,3 @@ pub struct StatusChange {
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
-
-/// Opening and migrating.
-impl Store {
-    /// Opens the database, creating a SQLite file where there is none; does not migrate. `sqlite://path`,
-    /// `sqlite::memory:` is refused (several connections would see several databases); `postgres://…`.
-    pub async fn open(url: &DatabaseUrl) -> Result<Self> {
-        let _ = url;
-        todo!()
-    }
-    /// Takes the exclusive right to run `serve` on a SQLite file, held until the process ends; a no-op on PostgreSQL.
-    /// Fails with [`StoreError::InUse`].
-    pub fn lock_for_serving(&self) -> Result<()> {
-        todo!()
-    }
-    /// Whether every change goes through this process (SQLite), so that documents may be cached.
-    pub fn is_single_process(&self) -> bool {
-        todo!()
-    }
-    /// Applies what is missing and says what; safe to run from several processes at once.
-    pub async fn migrate(&self) -> Result<Vec<String>> {
-        todo!()
-    }
-    /// Fails with [`StoreError::Schema`] unless the schema is exactly what this program needs.
-    pub async fn check_schema(&self) -> Result<()> {
-        todo!()
-    }
-    /// One round trip, for readiness.
-    pub async fn ping(&self) -> Result<()> {
-        todo!()
-    }
-    /// The ids of sessions whose document changed, as this process commits them; lagging receivers miss some.
-    pub fn changes(&self) -> tokio::sync::broadcast::Receiver<SessionId> {
-        todo!()
-    }
-}
-
-/// Ingest.
-impl Store {
-    /// Folds a group in one transaction: sessions, rows ([`crate::plan::assign`]), documents, results for stream `MEET`,
-    /// dead letters, processed ranges, position and anchors.
-    pub async fn fold(&self, epoch: Epoch, group: &[Incoming], now: UnixMillis) -> Result<FoldReport> {
-        let _ = (epoch, group, now);
-        todo!()
-    }
-    /// Fills in the message of a dead letter that was displaced after it had been folded.
-    pub async fn complete_dead_letter(&self, place: Place, raw: &RawMessage) -> Result<()> {
-        let _ = (place, raw);
-        todo!()
-    }
-    /// Dead letters without a message, oldest first, at most `limit`.
-    pub async fn incomplete_dead_letters(&self, limit: i64) -> Result<Vec<Place>> {
-        let _ = limit;
-        todo!()
-    }
-    /// Open dead letters, newest first.
-    pub async fn dead_letters(&self, limit: i64, before: Option<i64>) -> Result<Vec<DeadLetter>> {
-        let _ = (limit, before);
-        todo!()
-    }
-    /// One dead letter.
-    pub async fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>> {
-        let _ = id;
-        todo!()
-    }
-    /// Where the epoch was read to; the default when nothing was.
-    pub async fn position(&self, epoch: Epoch) -> Result<Position> {
-        let _ = epoch;
-        todo!()
-    }
-    /// Moves the contiguous position over sequences that the stream no longer holds (`up_to` is the last of them).
-    pub async fn skip_missing(&self, epoch: Epoch, up_to: i64) -> Result<()> {
-        let _ = (epoch, up_to);
-        todo!()
-    }
-    /// All epochs, oldest first.
-    pub async fn epochs(&self) -> Result<Vec<EpochRecord>> {
-        todo!()
-    }
-    /// Opens an epoch; fails with [`StoreError::Failed`] if its number is taken.
-    pub async fn open_epoch(&self, record: &EpochRecord) -> Result<()> {
-        let _ = record;
-        todo!()
-    }
-    /// Stores another creation time for an epoch that is known to be the same (nats-server #8449).
-    pub async fn restamp_epoch(&self, epoch: Epoch, created: &str) -> Result<()> {
-        let _ = (epoch, created);
-        todo!()
-    }
-    /// Anchors of the epoch, newest first, at most `limit`.
-    pub async fn anchors(&self, epoch: Epoch, limit: i64) -> Result<Vec<Anchor>> {
-        let _ = (epoch, limit);
-        todo!()
-    }
-    /// The moment the newest folded event of any epoch was stored by its server.
-    pub async fn last_stored_at(&self) -> Result<Option<UnixMillis>> {
-        todo!()
-    }
-}
-
-/// Reconciler.
-impl Store {
-    /// Claims up to `teachers` calendars that have due rows, soonest start first, each with at most `rows_per_teacher`
-    /// rows (not final or settled-and-not-due ones). A lease that ran out may be claimed again.
-    pub async fn claim(
-        &self,
-        now: UnixMillis,
-        lease_ms: i64,
-        teachers: i64,
-        rows_per_teacher: i64,
-    ) -> Result<Vec<TeacherLease>> {
-        let _ = (now, lease_ms, teachers, rows_per_teacher);
-        todo!()
-    }
-    /// Keeps intents before their calls: each row only if the lease token still stands and nothing else is wanted by now.
-    pub async fn begin(&self, writes: &[RowWrite], now: UnixMillis) -> Result<Vec<Written>> {
-        let _ = (writes, now);
-        todo!()
-    }
-    /// Records results: rows, successors, documents, results for `MEET`; wakes siblings that waited for a row that
-    /// became final. Only under a lease token that still stands.
-    pub async fn record(&self, writes: &[RowWrite], now: UnixMillis) -> Result<Vec<Written>> {
-        let _ = (writes, now);
-        todo!()
-    }
-    /// Gives calendars back, due again when their next row is.
-    pub async fn release(&self, leases: &[(TeacherId, i64)], now: UnixMillis) -> Result<()> {
-        let _ = (leases, now);
-        todo!()
-    }
-    /// When the next row of any calendar that nobody holds is due.
-    pub async fn next_due(&self) -> Result<Option<UnixMillis>> {
-        todo!()
-    }
-    /// Makes all unfinished rows of the teacher due at once: after a connect, or the end of a cool-down.
-    pub async fn wake_teacher(&self, teacher: &TeacherId, now: UnixMillis) -> Result<i64> {
-        let _ = (teacher, now);
-        todo!()
-    }
-    /// A session as folded, with all its rows.
-    pub async fn session(&self, id: &SessionId) -> Result<Option<(Session, Vec<MeetEvent>)>> {
-        let _ = id;
-        todo!()
-    }
-}
-
-/// Credentials.
-impl Store {
-    /// Stores a grant (insert or replace), raises its version, sets it connected and wakes the teacher's rows; all in one.
-    pub async fn put_credential(&self, new: &NewCredential, now: UnixMillis) -> Result<()> {
-        let _ = (new, now);
-        todo!()
-    }
-    /// One teacher's grant.
-    pub async fn credential(&self, teacher: &TeacherId) -> Result<Option<Credential>> {
-        let _ = teacher;
-        todo!()
-    }
-    /// All grants, by teacher.
-    pub async fn credentials(&self) -> Result<Vec<Credential>> {
-        todo!()
-    }
-    /// Asks for the turn to refresh, by compare-and-set on the token version and on a turn that ends by itself.
-    pub async fn begin_refresh(
-        &self,
-        teacher: &TeacherId,
-        token_version: i64,
-        now: UnixMillis,
-        turn_ms: i64,
-    ) -> Result<RefreshTurn> {
-        let _ = (teacher, token_version, now, turn_ms);
-        todo!()
-    }
-    /// Stores a refreshed token if version and turn still stand; `false` means read again.
-    pub async fn finish_refresh(
-        &self,
-        teacher: &TeacherId,
-        token_version: i64,
-        turn: i64,
-        token: &RefreshedToken,
-        now: UnixMillis,
-    ) -> Result<bool> {
-        let _ = (teacher, token_version, turn, token, now);
-        todo!()
-    }
-    /// Ends a turn without a token: keeps `reason` and, when `status` is given, changes the status (version + 1). `false`
-    /// means that version or turn had moved, and nothing was changed.
-    pub async fn fail_refresh(
-        &self,
-        teacher: &TeacherId,
-        token_version: i64,
-        turn: i64,
-        status: Option<TokenStatus>,
-        reason: &str,
-        now: UnixMillis,
-    ) -> Result<bool> {
-        let _ = (teacher, token_version, turn, status, reason, now);
-        todo!()
-    }
-    /// Sets the status if the version still stands (a call met `insufficientPermissions`).
-    pub async fn set_token_status(
-        &self,
-        teacher: &TeacherId,
-        token_version: i64,
-        status: TokenStatus,
-        reason: &str,
-        now: UnixMillis,
-    ) -> Result<bool> {
-        let _ = (teacher, token_version, status, reason, now);
-        todo!()
-    }
-    /// Starts the next cool-down (1 h, 2 h, 6 h, 6 h, …; starts over after a quiet day) and says until when; a running
-    /// one is not prolonged.
-    pub async fn cool_down(&self, teacher: &TeacherId, now: UnixMillis) -> Result<UnixMillis> {
-        let _ = (teacher, now);
-        todo!()
-    }
-}
-
-/// Readers.
-impl Store {
-    /// One document.
-    pub async fn document(&self, id: &SessionId) -> Result<Option<StoredDocument>> {
-        let _ = id;
-        todo!()
-    }
-    /// Several documents, in the order asked for; unknown ones are left out.
-    pub async fn documents(&self, ids: &[SessionId]) -> Result<Vec<(SessionId, StoredDocument)>> {
-        let _ = ids;
-        todo!()
-    }
-    /// One page of the list form.
-    pub async fn list_documents(&self, filter: &DocumentFilter) -> Result<DocumentPage> {
-        let _ = filter;
-        todo!()
-    }
-    /// Counts; `now` decides what is due.
-    pub async fn counts(&self, now: UnixMillis) -> Result<Counts> {
-        let _ = now;
-        todo!()
-    }
-    /// Every API token, newest first.
-    pub async fn api_tokens(&self) -> Result<Vec<ApiToken>> {
-        todo!()
-    }
-    /// Adds a token.
-    pub async fn add_api_token(&self, token: &ApiToken) -> Result<()> {
-        let _ = token;
-        todo!()
-    }
-    /// Revokes; `false` when there is no such token or it was revoked before.
-    pub async fn revoke_api_token(&self, id: &str, now: UnixMillis) -> Result<bool> {
-        let _ = (id, now);
-        todo!()
-    }
-    /// Notes uses, as `(id, when)`.
-    pub async fn touch_api_tokens(&self, uses: &[(String, UnixMillis)]) -> Result<()> {
-        let _ = uses;
-        todo!()
-    }
-    /// Keeps who did what and why.
-    pub async fn audit(&self, action: &str, target: &str, reason: Option<&str>, now: UnixMillis) -> Result<()> {
-        let _ = (action, target, reason, now);
-        todo!()
-    }
-}
-
-/// Outbox.
-impl Store {
-    /// The oldest unpublished result of each key, at most `limit`, in order; one process at a time holds the relay for
-    /// `lease_ms` (empty for the others).
-    pub async fn outbox_take(
-        &self,
-        holder: &str,
-        now: UnixMillis,
-        lease_ms: i64,
-        limit: i64,
-    ) -> Result<Vec<OutboxMessage>> {
-        let _ = (holder, now, lease_ms, limit);
-        todo!()
-    }
-    /// Removes what the server acknowledged.
-    pub async fn outbox_done(&self, ids: &[i64]) -> Result<()> {
-        let _ = ids;
-        todo!()
-    }
-    /// When the oldest unpublished result was written.
-    pub async fn outbox_oldest(&self) -> Result<Option<UnixMillis>> {
-        todo!()
-    }
-}

@@ -1,4 +1,419 @@
-//! To be written.
-/// The connection pools.
+//! One body of SQL for two databases: statement texts, arguments, rows and transactions that do not say which of the
+//! two is behind them.
+//!
+//! Batches are one statement each: a JSON text is bound and expanded by `json_each` (SQLite) or `jsonb_to_recordset`
+//! (PostgreSQL), so 256 rows cost one round trip to the database's thread or server and one prepared statement, whatever
+//! their number. Deliberately absent: statement texts put together at run time.
+
+use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Decode, Postgres, Row as _, Sqlite, Transaction, Type};
+
+use super::{Result, StoreError, postgres, sqlite};
+use crate::model::{SessionId, UnixMillis};
+
+/// A statement in both dialects. Arguments are `$1`, `$2`, … in both.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sql {
+    /// As SQLite takes it.
+    pub(super) sqlite: &'static str,
+    /// As PostgreSQL takes it.
+    pub(super) postgres: &'static str,
+}
+
+/// A statement that both understand.
+pub(super) const fn both(text: &'static str) -> Sql {
+    Sql { sqlite: text, postgres: text }
+}
+
+/// A statement with the batch bound to `$1` (a JSON array of objects) in its middle, as a parenthesised query with the
+/// named columns: `with_batch!("DELETE FROM t WHERE id IN ", [id bigint], "")`. Types are PostgreSQL's; SQLite takes
+/// those of JSON.
+macro_rules! with_batch {
+    ($before:expr, [$first:ident $first_type:ident $(, $column:ident $type:ident)*], $after:expr) => {
+        $crate::store::sql::Sql {
+            // Materialized, because json_each would write the element out as text again for each of its columns: four
+            // times slower for the widest table.
+            sqlite: concat!(
+                $before,
+                "(WITH elements AS MATERIALIZED (SELECT value AS element FROM json_each($1)) SELECT element->>'",
+                stringify!($first),
+                "' AS ",
+                stringify!($first),
+                $(", element->>'", stringify!($column), "' AS ", stringify!($column),)*
+                " FROM elements)",
+                $after
+            ),
+            postgres: concat!(
+                $before,
+                "(SELECT ", stringify!($first), $(", ", stringify!($column),)*
+                " FROM jsonb_to_recordset($1::jsonb) AS elements(",
+                stringify!($first), " ", stringify!($first_type),
+                $(", ", stringify!($column), " ", stringify!($type),)*
+                "))",
+                $after
+            ),
+        }
+    };
+}
+pub(super) use with_batch;
+
+/// The columns of a table, once: a struct to write them with, `UPSERT` for a batch of it, and `BY_SESSION` that reads
+/// them all for a batch of `session_id`s.
+macro_rules! columns {
+    (
+        $(#[$doc:meta])*
+        $name:ident of $table:literal
+        key { $key:ident: $key_type:ty => $key_sql:ident, $($key2:ident: $key2_type:ty => $key2_sql:ident,)* }
+        set { $first:ident: $first_type:ty => $first_sql:ident, $($field:ident: $type:ty => $sql:ident,)* }
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, serde::Serialize)]
+        pub(super) struct $name<'a> {
+            pub(super) $key: $key_type,
+            $(pub(super) $key2: $key2_type,)*
+            pub(super) $first: $first_type,
+            $(pub(super) $field: $type,)*
+        }
+
+        impl $name<'_> {
+            /// Inserts a batch, or replaces what is there.
+            pub(super) const UPSERT: $crate::store::sql::Sql = $crate::store::sql::with_batch!(
+                concat!(
+                    "INSERT INTO ", $table, " (", stringify!($key), $(", ", stringify!($key2),)*
+                    ", ", stringify!($first), $(", ", stringify!($field),)* ") SELECT * FROM "
+                ),
+                [$key $key_sql $(, $key2 $key2_sql)* , $first $first_sql $(, $field $sql)*],
+                concat!(
+                    // SQLite needs the WHERE to tell the conflict clause from a join's.
+                    " AS batch WHERE TRUE ON CONFLICT (", stringify!($key), $(", ", stringify!($key2),)* ") DO UPDATE SET ",
+                    stringify!($first), " = excluded.", stringify!($first),
+                    $(", ", stringify!($field), " = excluded.", stringify!($field),)*
+                )
+            );
+
+            /// Reads the rows of a batch of sessions.
+            pub(super) const BY_SESSION: $crate::store::sql::Sql = $crate::store::sql::with_batch!(
+                concat!(
+                    "SELECT ", stringify!($key), $(", ", stringify!($key2),)*
+                    ", ", stringify!($first), $(", ", stringify!($field),)*
+                    " FROM ", $table, " WHERE session_id IN "
+                ),
+                [session_id text],
+                concat!(" ORDER BY ", stringify!($key), $(", ", stringify!($key2),)*)
+            );
+        }
+    };
+}
+pub(super) use columns;
+
+/// An argument of a statement.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    /// A whole number or a time.
+    Int(Option<i64>),
+    /// A text.
+    Text(Option<String>),
+    /// Bytes.
+    Bytes(Option<Vec<u8>>),
+}
+
+macro_rules! value_from {
+    ($($type:ty => |$value:ident| $build:expr;)+) => {
+        $(impl From<$type> for Value {
+            fn from($value: $type) -> Self {
+                $build
+            }
+        })+
+    };
+}
+
+value_from! {
+    i64 => |value| Self::Int(Some(value));
+    Option<i64> => |value| Self::Int(value);
+    UnixMillis => |value| Self::Int(Some(value.get()));
+    Option<UnixMillis> => |value| Self::Int(value.map(UnixMillis::get));
+    &str => |value| Self::Text(Some(value.to_owned()));
+    String => |value| Self::Text(Some(value));
+    Option<&str> => |value| Self::Text(value.map(str::to_owned));
+    Option<String> => |value| Self::Text(value);
+    &[u8] => |value| Self::Bytes(Some(value.to_vec()));
+    Option<&[u8]> => |value| Self::Bytes(value.map(<[u8]>::to_vec));
+}
+
+/// Arguments of any of the kinds that [`Value`] is made of.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => {
+        vec![$($crate::store::sql::Value::from($value)),*]
+    };
+}
+pub(super) use args;
+
+/// A batch as the JSON text that a statement made by [`with_batch`] takes first.
+pub(super) fn batch<T: Serialize>(rows: &[T]) -> Value {
+    Value::Text(Some(serde_json::to_string(rows).expect("structs of texts and numbers always serialise")))
+}
+
+/// A batch of session ids.
+pub(super) fn session_ids<'a>(ids: impl IntoIterator<Item = &'a SessionId>) -> Value {
+    #[derive(Serialize)]
+    struct Id<'a> {
+        session_id: &'a str,
+    }
+    batch(&ids.into_iter().map(|id| Id { session_id: id.as_str() }).collect::<Vec<_>>())
+}
+
+macro_rules! bound {
+    ($database:ty, $text:expr, $args:expr) => {{
+        let mut query = sqlx::query::<$database>($text);
+        for value in $args {
+            query = match value {
+                Value::Int(value) => query.bind(value),
+                Value::Text(value) => query.bind(value),
+                Value::Bytes(value) => query.bind(value),
+            };
+        }
+        query
+    }};
+}
+
+/// PostgreSQL keeps no NUL in a text. Events with one are refused before they get here; what is left are texts for
+/// people (reasons, subjects), and those are kept readable on both alike.
+fn without_nul(args: Vec<Value>) -> Vec<Value> {
+    args.into_iter()
+        .map(|value| match value {
+            Value::Text(Some(text)) if text.contains('\0') => Value::Text(Some(text.replace('\0', "\u{fffd}"))),
+            other => other,
+        })
+        .collect()
+}
+
+/// What a column can be read as on both databases.
+pub(super) trait Column:
+    for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres>
+{
+}
+impl<T> Column for T where T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> {}
+
+/// A row of an answer.
+pub(super) struct Row {
+    operation: &'static str,
+    inner: RowOf,
+}
+
+enum RowOf {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+impl Row {
+    /// The column of that name.
+    pub(super) fn get<T: Column>(&self, name: &'static str) -> Result<T> {
+        match &self.inner {
+            RowOf::Sqlite(row) => row.try_get(name),
+            RowOf::Postgres(row) => row.try_get(name),
+        }
+        .map_err(|error| failed(self.operation, error))
+    }
+
+    /// The column as a time.
+    pub(super) fn time(&self, name: &'static str) -> Result<Option<UnixMillis>> {
+        Ok(self.get::<Option<i64>>(name)?.map(UnixMillis::new))
+    }
+
+    /// The column read by `parse`, which says `None` to what this program cannot have written.
+    pub(super) fn parsed<T>(&self, name: &'static str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
+        let text: String = self.get(name)?;
+        parse(&text).ok_or_else(|| self.corrupt(name, &text))
+    }
+
+    /// As [`Row::parsed`], where the column may be empty.
+    pub(super) fn parsed_or_none<T>(
+        &self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(text) = self.get::<Option<String>>(name)? else { return Ok(None) };
+        parse(&text).map(Some).ok_or_else(|| self.corrupt(name, &text))
+    }
+
+    /// The error for a column that holds what this program cannot have written.
+    pub(super) fn corrupt(&self, name: &'static str, text: &str) -> StoreError {
+        StoreError::Failed {
+            operation: self.operation,
+            source: format!("column {name} holds {}, which this program does not know", crate::model::quoted(text))
+                .into(),
+        }
+    }
+}
+
+/// The value of a word in one of the `WORDS` tables.
+pub(super) fn word<T: Copy>(words: &[(T, &'static str)], text: &str) -> Option<T> {
+    words.iter().find(|(_, word)| *word == text).map(|(value, _)| *value)
+}
+
+/// The word of a value in one of the `WORDS` tables.
+pub(super) fn word_of<T: Copy + PartialEq>(words: &[(T, &'static str)], value: T) -> &'static str {
+    words.iter().find(|(known, _)| *known == value).map(|(_, word)| *word).expect("WORDS lists every value")
+}
+
+/// A transaction. Dropped without [`Tx::commit`] it is rolled back, also when the task that ran it is cancelled.
+pub(super) struct Tx {
+    operation: &'static str,
+    inner: TxOf,
+}
+
+enum TxOf {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+impl Tx {
+    /// Runs a statement and says how many rows it touched.
+    pub(super) async fn execute(&mut self, sql: Sql, args: Vec<Value>) -> Result<i64> {
+        let args = without_nul(args);
+        let touched = match &mut self.inner {
+            TxOf::Sqlite(tx) => {
+                bound!(Sqlite, sql.sqlite, args).execute(&mut **tx).await.map(|done| done.rows_affected())
+            }
+            TxOf::Postgres(tx) => {
+                bound!(Postgres, sql.postgres, args).execute(&mut **tx).await.map(|done| done.rows_affected())
+            }
+        };
+        touched.map(|rows| i64::try_from(rows).unwrap_or(i64::MAX)).map_err(|error| failed(self.operation, error))
+    }
+
+    /// All rows of a query.
+    pub(super) async fn rows(&mut self, sql: Sql, args: Vec<Value>) -> Result<Vec<Row>> {
+        let args = without_nul(args);
+        let rows = match &mut self.inner {
+            TxOf::Sqlite(tx) => bound!(Sqlite, sql.sqlite, args)
+                .fetch_all(&mut **tx)
+                .await
+                .map(|rows| rows.into_iter().map(RowOf::Sqlite).collect::<Vec<_>>()),
+            TxOf::Postgres(tx) => bound!(Postgres, sql.postgres, args)
+                .fetch_all(&mut **tx)
+                .await
+                .map(|rows| rows.into_iter().map(RowOf::Postgres).collect()),
+        };
+        named(self.operation, rows)
+    }
+
+    /// The first row of a query.
+    pub(super) async fn row(&mut self, sql: Sql, args: Vec<Value>) -> Result<Option<Row>> {
+        Ok(self.rows(sql, args).await?.into_iter().next())
+    }
+
+    /// Commits.
+    pub(super) async fn commit(self) -> Result<()> {
+        match self.inner {
+            TxOf::Sqlite(tx) => tx.commit().await,
+            TxOf::Postgres(tx) => tx.commit().await,
+        }
+        .map_err(|error| failed(self.operation, error))
+    }
+
+    /// Runs the migrator inside this transaction.
+    pub(super) async fn migrate(&mut self, migrator: &sqlx::migrate::Migrator) -> Result<()> {
+        match &mut self.inner {
+            TxOf::Sqlite(tx) => migrator.run_direct(None, &mut **tx, false).await,
+            TxOf::Postgres(tx) => migrator.run_direct(None, &mut **tx, false).await,
+        }
+        .map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(error) | sqlx::migrate::MigrateError::ExecuteMigration(error, _) => {
+                failed(self.operation, error)
+            }
+            other => StoreError::Schema(format!("the schema cannot be migrated: {other}")),
+        })
+    }
+}
+
+fn named(operation: &'static str, rows: std::result::Result<Vec<RowOf>, sqlx::Error>) -> Result<Vec<Row>> {
+    rows.map(|rows| rows.into_iter().map(|inner| Row { operation, inner }).collect())
+        .map_err(|error| failed(operation, error))
+}
+
+/// The connection pools, and what goes with them.
 #[derive(Debug)]
-pub struct Database;
+pub struct Database {
+    pub(super) backend: Backend,
+    pub(super) changes: tokio::sync::broadcast::Sender<SessionId>,
+}
+
+/// Which database is behind.
+#[derive(Debug)]
+pub(super) enum Backend {
+    /// The embedded one.
+    Sqlite(sqlite::Pools),
+    /// A server.
+    Postgres(sqlx::PgPool),
+}
+
+impl Database {
+    /// Begins a transaction that writes. Only one at a time exists, on all replicas together.
+    pub(super) async fn write(&self, operation: &'static str) -> Result<Tx> {
+        let inner = match &self.backend {
+            Backend::Sqlite(pools) => pools.write.begin_with("BEGIN IMMEDIATE").await.map(TxOf::Sqlite),
+            Backend::Postgres(pool) => postgres::begin_write(pool).await.map(TxOf::Postgres),
+        };
+        inner.map(|inner| Tx { operation, inner }).map_err(|error| failed(operation, error))
+    }
+
+    /// Begins a transaction whose reads all see the same moment.
+    pub(super) async fn snapshot(&self, operation: &'static str) -> Result<Tx> {
+        let inner = match &self.backend {
+            Backend::Sqlite(pools) => pools.read.begin().await.map(TxOf::Sqlite),
+            Backend::Postgres(pool) => {
+                pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map(TxOf::Postgres)
+            }
+        };
+        inner.map(|inner| Tx { operation, inner }).map_err(|error| failed(operation, error))
+    }
+
+    /// All rows of one query.
+    pub(super) async fn rows(&self, operation: &'static str, sql: Sql, args: Vec<Value>) -> Result<Vec<Row>> {
+        let args = without_nul(args);
+        let rows = match &self.backend {
+            Backend::Sqlite(pools) => bound!(Sqlite, sql.sqlite, args)
+                .fetch_all(&pools.read)
+                .await
+                .map(|rows| rows.into_iter().map(RowOf::Sqlite).collect::<Vec<_>>()),
+            Backend::Postgres(pool) => bound!(Postgres, sql.postgres, args)
+                .fetch_all(pool)
+                .await
+                .map(|rows| rows.into_iter().map(RowOf::Postgres).collect()),
+        };
+        named(operation, rows)
+    }
+
+    /// The first row of one query.
+    pub(super) async fn row(&self, operation: &'static str, sql: Sql, args: Vec<Value>) -> Result<Option<Row>> {
+        Ok(self.rows(operation, sql, args).await?.into_iter().next())
+    }
+}
+
+/// Sorts a driver's error: worth another try, or not.
+pub(super) fn failed(operation: &'static str, error: sqlx::Error) -> StoreError {
+    let transient = match &error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(refusal) => {
+            let code = refusal.code().unwrap_or_default();
+            if refusal.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+                sqlite::is_transient(&code)
+            } else {
+                postgres::is_transient(&code)
+            }
+        }
+        _ => false,
+    };
+    if transient {
+        StoreError::Unavailable { operation, source: error.into() }
+    } else {
+        StoreError::Failed { operation, source: error.into() }
+    }
+}

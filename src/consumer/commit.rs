@@ -1,0 +1,168 @@
+//! Groups into the store, then acknowledgements; in that order, always.
+
+use std::time::Duration;
+
+use async_nats::Subject;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{ConsumerContext, chain};
+use crate::model::Place;
+use crate::nats::Connection;
+use crate::store::{EpochRecord, FoldOutcome, FoldReport, Incoming, Refused, StoreError};
+
+/// Messages that are folded in one transaction, each with where to acknowledge it.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) incoming: Vec<Incoming>,
+    pub(super) replies: Vec<Subject>,
+}
+
+/// How long a transaction that is under way may still take once the session ends.
+const LAST_COMMIT: Duration = Duration::from_secs(5);
+
+/// TERM reasons longer than this are cut: they travel in an advisory to whoever listens.
+const REASON_BYTES_MAX: usize = 200;
+
+/// Commits groups until there are no more. Once `abandon` is cancelled, what is not under way is handed back.
+pub(super) struct Committer {
+    pub(super) context: ConsumerContext,
+    pub(super) connection: Connection,
+    pub(super) record: EpochRecord,
+    pub(super) abandon: CancellationToken,
+}
+
+impl Committer {
+    pub(super) async fn run(self, mut groups: mpsc::Receiver<Group>) {
+        while let Some(group) = groups.recv().await {
+            if self.abandon.is_cancelled() {
+                hand_back(&self.connection, &group.replies).await;
+            } else {
+                self.commit(group).await;
+            }
+        }
+    }
+
+    /// Folds the group, again and again while the database is away. Where it refuses, message by message, so that one
+    /// that no database keeps becomes a dead letter and never stops the others.
+    async fn commit(&self, mut group: Group) {
+        let mut failures = 0_u32;
+        loop {
+            let error = match self.fold(&group.incoming).await {
+                Some(Ok(report)) => return self.committed(&group, report).await,
+                Some(Err(error)) => error,
+                None => return hand_back(&self.connection, &group.replies).await,
+            };
+            let is_refusal = matches!(error, StoreError::Failed { .. });
+            if is_refusal && group.incoming.len() > 1 {
+                tracing::warn!(error = %chain(&error), "the database refused a group; folding its messages one by one");
+                for (incoming, reply) in group.incoming.into_iter().zip(group.replies) {
+                    let alone = Group { incoming: vec![incoming], replies: vec![reply] };
+                    Box::pin(self.commit(alone)).await;
+                }
+                return;
+            }
+            if is_refusal && let Some(incoming) = group.incoming.iter_mut().find(|incoming| incoming.decoded.is_ok()) {
+                tracing::error!(sequence = incoming.sequence, error = %chain(&error), "the database refused a message");
+                let session = incoming.decoded.as_ref().ok().map(|event| event.session.clone());
+                let reason = "the database refused this event; the log at the time of this dead letter says why".into();
+                incoming.decoded = Err(Refused { class: "not_storable", reason, session });
+                continue;
+            }
+            failures += 1;
+            let text = chain(&error);
+            self.context.health.failed(&text);
+            if failures == 1 {
+                tracing::error!(error = %text, "events cannot be stored; trying again until it works");
+            }
+            let pause = Duration::from_millis(50 * u64::from(1_u32 << failures.min(7))).min(Duration::from_secs(5));
+            tokio::select! {
+                () = self.abandon.cancelled() => return hand_back(&self.connection, &group.replies).await,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// `None` when the session ended and the database did not answer in time. Whether the transaction was committed is
+    /// unknown then, which is why it is handed back: twice is harmless, never is not.
+    async fn fold(&self, incoming: &[Incoming]) -> Option<Result<FoldReport, StoreError>> {
+        let fold = self.context.store.fold(self.record.epoch, incoming, self.context.clock.now());
+        tokio::pin!(fold);
+        tokio::select! {
+            report = &mut fold => Some(report),
+            () = self.abandon.cancelled() => tokio::time::timeout(LAST_COMMIT, fold).await.ok(),
+        }
+    }
+
+    async fn committed(&self, group: &Group, report: FoldReport) {
+        let client = &self.connection.client;
+        for ((reply, incoming), outcome) in group.replies.iter().zip(&group.incoming).zip(&report.outcomes) {
+            let body = match (outcome, &incoming.decoded) {
+                (FoldOutcome::DeadLetter(_), Err(refused)) => term(refused.class, &refused.reason),
+                (FoldOutcome::DeadLetter(class), Ok(_)) => term(class, "see the dead letters of meet-projector"),
+                (FoldOutcome::Folded(_), _) => Bytes::from_static(b"+ACK"),
+            };
+            // Lost acknowledgements only bring the message again.
+            if let Err(error) = client.publish(reply.clone(), body).await {
+                tracing::debug!(%error, sequence = incoming.sequence, "could not acknowledge");
+            }
+        }
+        let shapes = group.incoming.iter().filter_map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
+        self.context.health.committed(&report.outcomes, shapes, &report.position);
+        if report.work_due {
+            self.context.wake.notify_one();
+        }
+        for sequence in report.displaced {
+            self.complete(sequence).await;
+        }
+    }
+
+    /// Reads back a message that lost its place to an earlier one after it had been folded. What fails here is done at
+    /// the next start.
+    async fn complete(&self, sequence: i64) {
+        let place = Place { epoch: self.record.epoch, sequence };
+        match self.connection.get(&self.record.stream, sequence).await {
+            Ok(Some(message)) => {
+                if let Err(error) = self.context.store.complete_dead_letter(place, &message.raw).await {
+                    tracing::warn!(sequence, error = %chain(&error), "a dead letter has no message yet");
+                }
+            }
+            Ok(None) => tracing::warn!(sequence, "a dead letter has no message yet: the stream did not show it"),
+            Err(error) => tracing::warn!(sequence, %error, "a dead letter has no message yet"),
+        }
+    }
+}
+
+/// Tells the server to deliver these again at once.
+pub(super) async fn hand_back(connection: &Connection, replies: &[Subject]) {
+    for reply in replies {
+        if let Err(error) = connection.client.publish(reply.clone(), Bytes::from_static(b"-NAK")).await {
+            tracing::debug!(%error, "could not hand a message back; it comes again after ack_wait");
+            return;
+        }
+    }
+}
+
+/// `+TERM` with a reason of one line, as `nats consumer` tooling shows it in the advisory.
+fn term(class: &str, reason: &str) -> Bytes {
+    let mut text = format!("+TERM {class}: {}", reason.replace(['\r', '\n'], " "));
+    let mut end = text.len().min(REASON_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    Bytes::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_one_line_and_cut_between_characters() {
+        assert_eq!(term("bad_value", "a\nb"), Bytes::from_static(b"+TERM bad_value: a b"));
+        let long = term("bad_value", &"ñ".repeat(500));
+        assert!(long.len() <= REASON_BYTES_MAX && std::str::from_utf8(&long).is_ok());
+    }
+}

@@ -1,0 +1,384 @@
+//! The pull loop: requests, groups and the end of a session.
+//!
+//! A request for 256 messages stands at the server all the time; the next one is sent when less than half of it is still
+//! to come, so that the network never waits for the database. Behind it stands one group in the making, one waiting and
+//! one being committed; when the database is slow this chain fills up and no further request is sent.
+//!
+//! A group is passed on when it is full, when the server said that nothing more waits, or after [`LINGER`]. A single event
+//! on a quiet stream therefore never waits, and under load groups grow by themselves while the one before is committed.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use async_nats::{Message, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::commit::{Committer, Group, hand_back};
+use super::reply::Delivery;
+use super::{End, SessionError, Work, durable};
+use crate::event::decode;
+use crate::model::{Place, UnixMillis};
+use crate::nats::direct::pairs;
+use crate::nats::epoch::sight::{Standing, settle};
+use crate::nats::epoch::fingerprint;
+use crate::store::{EpochRecord, Incoming, RawMessage, Refused};
+
+/// Messages of one request, and at most of one group: SQLite reaches the server's rate in groups of 256.
+const BATCH: usize = 256;
+
+/// How long a group waits for messages of which the server said that they come.
+const LINGER: Duration = Duration::from_millis(20);
+
+/// A request that was neither filled nor ended this long after it expired was lost.
+const LOST_AFTER: Duration = Duration::from_secs(2);
+
+/// Requests that fail in a row before the questions of a session are asked again.
+const FAILURES_MAX: u32 = 3;
+
+/// A message delivered this often is folded alone: should it be what kills the process, it takes no other with it.
+const SUSPECT_DELIVERIES: u64 = 5;
+
+/// How long handing back may take when a session ends.
+const HAND_BACK: Duration = Duration::from_millis(500);
+
+/// A gap that is this many looks old is worth asking whether the consumer lost a message.
+const OLD_GAP: u32 = 20;
+
+/// A request under way.
+struct Pull {
+    id: u64,
+    remaining: usize,
+    lost_at: Instant,
+}
+
+/// One session of pulling.
+pub(super) struct Session<'a> {
+    work: &'a Work,
+    record: EpochRecord,
+    inbox: String,
+    next_subject: String,
+    pulls: VecDeque<Pull>,
+    pulls_sent: u64,
+    failures: u32,
+    pull_not_before: Instant,
+    group: Group,
+    /// The group goes on as soon as there is room for it.
+    ready: bool,
+    linger_until: Instant,
+    /// A suspect that waits for the group before it to go on.
+    suspect: Option<(Incoming, Subject)>,
+    lag: u64,
+    redelivered: u64,
+}
+
+impl<'a> Session<'a> {
+    pub(super) async fn new(work: &'a Work, record: EpochRecord) -> Self {
+        let now = Instant::now();
+        Self {
+            inbox: work.connection.client.new_inbox(),
+            next_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", record.stream, record.consumer),
+            work,
+            record,
+            pulls: VecDeque::new(),
+            pulls_sent: 0,
+            failures: 0,
+            pull_not_before: now,
+            group: Group::default(),
+            ready: false,
+            linger_until: now,
+            suspect: None,
+            lag: 0,
+            redelivered: 0,
+        }
+    }
+
+    /// Pulls until something ends it; then everything that is not committed is handed back.
+    pub(super) async fn run(mut self) -> End {
+        let connection = &self.work.connection;
+        let mut subscriber = match connection.client.subscribe(format!("{}.*", self.inbox)).await {
+            Ok(subscriber) => subscriber,
+            Err(error) => return End::ConsumerGone(error.to_string()),
+        };
+        let (groups, committer, abandon) = self.start_committer();
+        let end = self.pull(&mut subscriber, &groups).await;
+        abandon.cancel();
+        drop(groups);
+        self.hand_back(subscriber).await;
+        if let Err(error) = committer.await {
+            tracing::error!(%error, "committing ended in a panic; what it held is delivered again");
+        }
+        end
+    }
+
+    fn start_committer(&self) -> (mpsc::Sender<Group>, JoinHandle<()>, CancellationToken) {
+        let (sender, receiver) = mpsc::channel(1);
+        let abandon = CancellationToken::new();
+        let committer = Committer {
+            context: self.work.context.clone(),
+            connection: self.work.connection.clone(),
+            record: self.record.clone(),
+            abandon: abandon.clone(),
+        };
+        (sender, tokio::spawn(committer.run(receiver)), abandon)
+    }
+
+    async fn pull(&mut self, subscriber: &mut Subscriber, groups: &mpsc::Sender<Group>) -> End {
+        let work = self.work;
+        let cancel = &work.context.cancel;
+        let mut paused = work.context.paused.clone();
+        let mut connectivity = work.connection.events.subscribe();
+        let connects = connectivity.borrow_and_update().connects;
+        let record = self.record.clone();
+        let watch = watch(work, &record);
+        tokio::pin!(watch);
+        loop {
+            if let Err(end) = self.top_up().await {
+                return end;
+            }
+            while self.has_room() {
+                match subscriber.next().now_or_never() {
+                    Some(Some(message)) => if let Err(end) = self.take(message) {
+                        return end;
+                    },
+                    Some(None) => return End::Reconnected,
+                    None => break,
+                }
+            }
+            let next_pull = self.pulls.front().map_or(self.pull_not_before, |pull| pull.lost_at);
+            let lingers = !self.group.incoming.is_empty() && !self.ready;
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return End::Cancelled,
+                changed = connectivity.wait_for(|state| state.connects != connects) => {
+                    drop(changed);
+                    return End::Reconnected;
+                }
+                Ok(_) = paused.wait_for(|paused| *paused) => return End::Paused,
+                message = subscriber.next(), if self.has_room() => match message {
+                    Some(message) => if let Err(end) = self.take(message) {
+                        return end;
+                    },
+                    None => return End::Reconnected,
+                },
+                permit = groups.reserve(), if self.ready => match permit {
+                    Ok(permit) => permit.send(self.next_group()),
+                    Err(_) => return End::ConsumerGone("the committing task ended".into()),
+                },
+                () = sleep_until(self.linger_until), if lingers => self.ready = true,
+                () = sleep_until(next_pull) => self.drop_lost_pulls(),
+                end = &mut watch => return end,
+            }
+        }
+    }
+
+    /// Whether another message may be read: never more than one group and one suspect are in the making.
+    fn has_room(&self) -> bool {
+        self.group.incoming.len() < BATCH && self.suspect.is_none()
+    }
+
+    /// Sends the next request when less than half of one is still to come.
+    async fn top_up(&mut self) -> Result<(), End> {
+        let outstanding: usize = self.pulls.iter().map(|pull| pull.remaining).sum();
+        if outstanding >= BATCH / 2 || Instant::now() < self.pull_not_before || !self.has_room() {
+            return Ok(());
+        }
+        if self.failures >= FAILURES_MAX {
+            return Err(End::ConsumerGone(format!("{FAILURES_MAX} requests in a row had no answer")));
+        }
+        self.pulls_sent += 1;
+        let expires = self.work.context.pace.expires;
+        let body = format!(r#"{{"batch":{BATCH},"expires":{}}}"#, expires.as_nanos());
+        let inbox = format!("{}.{}", self.inbox, self.pulls_sent);
+        let client = &self.work.connection.client;
+        let sent = client.publish_with_reply(self.next_subject.clone(), inbox, Bytes::from(body)).await;
+        sent.map_err(|error| End::ConsumerGone(error.to_string()))?;
+        let lost_at = Instant::now() + expires + LOST_AFTER;
+        self.pulls.push_back(Pull { id: self.pulls_sent, remaining: BATCH, lost_at });
+        Ok(())
+    }
+
+    fn drop_lost_pulls(&mut self) {
+        let now = Instant::now();
+        while self.pulls.front().is_some_and(|pull| pull.lost_at <= now) {
+            self.pulls.pop_front();
+            self.failed();
+        }
+    }
+
+    /// The next request waits a little longer after each failure.
+    fn failed(&mut self) {
+        self.failures += 1;
+        self.pull_not_before = Instant::now() + Duration::from_millis(100) * self.failures;
+    }
+
+    /// An event, or what became of a request.
+    fn take(&mut self, message: Message) -> Result<(), End> {
+        if message.status.is_some() {
+            return self.take_status(&message);
+        }
+        let delivery = message.reply.as_ref().and_then(|reply| Delivery::parse(reply));
+        let (Some(delivery), Some(reply)) = (delivery, message.reply.clone()) else {
+            tracing::debug!(subject = %message.subject, "ignoring a message that is no delivery");
+            return Ok(());
+        };
+        self.failures = 0;
+        if let Some(pull) = self.pulls.front_mut() {
+            pull.remaining -= 1;
+            if pull.remaining == 0 {
+                self.pulls.pop_front();
+            }
+        }
+        self.lag = delivery.pending;
+        self.redelivered += u64::from(delivery.deliveries > 1);
+        let incoming = read(message, delivery, &self.record);
+        if delivery.deliveries >= SUSPECT_DELIVERIES {
+            self.ready = true;
+            if !self.group.incoming.is_empty() {
+                self.suspect = Some((incoming, reply));
+                return Ok(());
+            }
+        } else if self.group.incoming.is_empty() {
+            self.linger_until = Instant::now() + LINGER;
+        }
+        self.group.incoming.push(incoming);
+        self.group.replies.push(reply);
+        self.ready |= delivery.pending == 0 || self.group.incoming.len() == BATCH;
+        Ok(())
+    }
+
+    /// <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md#status-messages>
+    fn take_status(&mut self, message: &Message) -> Result<(), End> {
+        let code = message.status.map_or(0, |status| status.as_u16());
+        let text = message.description.as_deref().unwrap_or_default();
+        if code == 100 {
+            return Ok(());
+        }
+        let id = message.subject.rsplit('.').next().and_then(|id| id.parse::<u64>().ok());
+        self.pulls.retain(|pull| Some(pull.id) != id);
+        let lower = text.to_ascii_lowercase();
+        match code {
+            // Expired or done: the ordinary end of a request.
+            404 | 408 => self.failures = 0,
+            409 if lower.contains("batch completed") => self.failures = 0,
+            409 if lower.contains("deleted") || lower.contains("push based") => {
+                return Err(End::ConsumerGone(text.to_owned()));
+            }
+            // A new leader, a server that shuts down, too many requests waiting, nobody there, a bad request.
+            _ => {
+                tracing::debug!(code, text, "a request for events was refused");
+                self.failed();
+            }
+        }
+        Ok(())
+    }
+
+    /// The group in the making; the suspect, if one waits, becomes the next one.
+    fn next_group(&mut self) -> Group {
+        let group = std::mem::take(&mut self.group);
+        self.ready = false;
+        if let Some((incoming, reply)) = self.suspect.take() {
+            self.group.incoming.push(incoming);
+            self.group.replies.push(reply);
+            self.ready = true;
+        }
+        self.work.context.health.received(self.lag, std::mem::take(&mut self.redelivered));
+        group
+    }
+
+    /// Stops the delivery, and hands back what was delivered and is in nobody's hands.
+    async fn hand_back(self, mut subscriber: Subscriber) {
+        let mut replies = self.group.replies;
+        replies.extend(self.suspect.map(|(_, reply)| reply));
+        if subscriber.drain().await.is_ok() {
+            // Ends when the server confirmed that no more comes; a broken connection cannot, hence the limit.
+            let rest = timeout(HAND_BACK, async {
+                while let Some(message) = subscriber.next().await {
+                    replies.extend(message.reply.filter(|_| message.status.is_none()));
+                }
+            });
+            if rest.await.is_err() {
+                tracing::debug!("the connection is gone; what was under way comes again after ack_wait");
+            }
+        }
+        hand_back(&self.work.connection, &replies).await;
+    }
+}
+
+/// Everything the fold needs to know of a delivered message.
+fn read(message: Message, delivery: Delivery, record: &EpochRecord) -> Incoming {
+    let headers = message.headers.as_ref().map(|headers| pairs(headers, false)).unwrap_or_default();
+    let message_id = message.headers.as_ref().and_then(|headers| headers.get("Nats-Msg-Id"));
+    let fingerprint = fingerprint(
+        &message.subject,
+        message_id.map(async_nats::HeaderValue::as_str),
+        delivery.stored_at_ns,
+        &message.payload,
+    );
+    let place = Place { epoch: record.epoch, sequence: delivery.sequence };
+    let view = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    // One message must not stop the others, not even by a mistake of ours.
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode(&message.subject, view, &message.payload, place)));
+    let decoded = decoded.unwrap_or_else(|_| {
+        let reason = "reading this event failed in the program itself: please report it with its payload".to_owned();
+        Err(Refused { class: "decoder_failed", reason, session: None })
+    });
+    Incoming {
+        sequence: delivery.sequence,
+        stored_at: UnixMillis::new(delivery.stored_at_ns.div_euclid(1_000_000)),
+        fingerprint,
+        raw: RawMessage { subject: message.subject.to_string(), headers, payload: message.payload },
+        decoded,
+    }
+}
+
+/// What nobody tells us: whether the stream is still the one it was, and whether something was left out. Returns only
+/// when the session has to end.
+async fn watch(work: &Work, record: &EpochRecord) -> End {
+    let pace = work.context.pace;
+    let mut next_check = Instant::now() + pace.check;
+    let mut gap_looks = 0;
+    loop {
+        tokio::time::sleep(pace.gap.min(pace.check)).await;
+        let position = work.context.health.snapshot();
+        gap_looks = if position.contiguous < position.highest { gap_looks + 1 } else { 0 };
+        let is_due = Instant::now() >= next_check;
+        let looked = if is_due || gap_looks > 0 && gap_looks % OLD_GAP == 0 {
+            next_check = Instant::now() + pace.check;
+            look(work, record).await
+        } else if gap_looks > 0 {
+            durable::close_gaps(work, record).await.map(|(position, _)| {
+                work.context.health.position(&position);
+                None
+            })
+        } else {
+            Ok(None)
+        };
+        match looked {
+            Ok(None) => {}
+            Ok(Some(end)) => return end,
+            // Requests for events fail too when this lasts; that ends the session with more to say.
+            Err(error) => tracing::debug!(error = %super::chain(&error), "could not look at the stream"),
+        }
+    }
+}
+
+async fn look(work: &Work, record: &EpochRecord) -> Result<Option<End>, SessionError> {
+    let context = &work.context;
+    match settle(&work.connection, &context.nats, &context.store, context.clock.now()).await? {
+        Standing::Open(now) if now.epoch == record.epoch => {}
+        Standing::Open(_) => return Ok(Some(End::EpochMoved)),
+        Standing::Blocked(ambiguity) => {
+            return Ok(Some(End::Blocked(format!("{}. {}", ambiguity.seen, ambiguity.advice))));
+        }
+    }
+    let hole = durable::find_hole(work, record).await?;
+    let position = context.store.position(record.epoch).await?;
+    context.health.position(&position);
+    Ok(hole.map(End::Hole))
+}

@@ -1,0 +1,164 @@
+//! Opening, migrating, and the schema check.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
+use sqlx::migrate::Migrator;
+use tokio::sync::broadcast;
+
+use super::sql::{Backend, Database, Sql, Tx, args, both};
+use super::{DatabaseUrl, Result, Store, StoreError, postgres, sqlite};
+use crate::model::SessionId;
+
+static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// Changed sessions kept for slow receivers of [`Store::changes`]; those that lag more read again anyway.
+const CHANGES_KEPT: usize = 4096;
+
+const HAS_MIGRATIONS: Sql = Sql {
+    // Each has a catalogue of its own.
+    sqlite: "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '_sqlx_migrations'",
+    postgres: "SELECT 1 WHERE to_regclass('_sqlx_migrations') IS NOT NULL",
+};
+
+const MIGRATIONS: Sql = both("SELECT version, checksum FROM _sqlx_migrations ORDER BY version");
+
+const PING: Sql = Sql {
+    // `SELECT 1` alone would not touch the file.
+    sqlite: "SELECT COUNT(*) FROM sqlite_schema",
+    postgres: "SELECT 1",
+};
+
+/// Opening and migrating.
+impl Store {
+    /// Opens the database, creating a SQLite file where there is none; does not migrate. `sqlite://path`,
+    /// `sqlite::memory:` is refused (several connections would see several databases); `postgres://…`.
+    pub async fn open(url: &DatabaseUrl) -> Result<Self> {
+        let url = url.0.expose_secret();
+        let backend = match url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") => Backend::Sqlite(sqlite::open(url).await?),
+            Some("postgres" | "postgresql") => Backend::Postgres(postgres::open(url).await?),
+            _ => {
+                return Err(StoreError::Configuration("DATABASE_URL must begin with sqlite:// or postgres://".into()));
+            }
+        };
+        let (changes, _) = broadcast::channel(CHANGES_KEPT);
+        Ok(Self { inner: Arc::new(Database { backend, changes }) })
+    }
+
+    /// Takes the exclusive right to run `serve` on a SQLite file, held until the process ends; a no-op on PostgreSQL.
+    /// Fails with [`StoreError::InUse`].
+    pub fn lock_for_serving(&self) -> Result<()> {
+        match &self.inner.backend {
+            Backend::Sqlite(pools) => pools.lock_for_serving(),
+            Backend::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// Whether every change goes through this process (SQLite), so that documents may be cached.
+    pub fn is_single_process(&self) -> bool {
+        matches!(self.inner.backend, Backend::Sqlite(_))
+    }
+
+    /// Applies what is missing and says what; safe to run from several processes at once.
+    pub async fn migrate(&self) -> Result<Vec<String>> {
+        // All in one write transaction, of which there is one at a time: whoever comes second finds nothing missing.
+        let mut tx = self.inner.write("migrating the schema").await?;
+        let before = applied(&mut tx).await?;
+        // Without the migrator's own lock, which would outlive the transaction and does not exist for SQLite.
+        let mut migrator = Migrator::with_migrations(self.migrator().iter().cloned().collect());
+        migrator.set_locking(false);
+        tx.migrate(&migrator).await?;
+        tx.commit().await?;
+        Ok(migrator
+            .iter()
+            .filter(|migration| !before.contains_key(&migration.version))
+            .map(|migration| format!("{:04} {}", migration.version, migration.description))
+            .collect())
+    }
+
+    /// Fails with [`StoreError::Schema`] unless the schema is exactly what this program needs.
+    pub async fn check_schema(&self) -> Result<()> {
+        let mut tx = self.inner.snapshot("checking the schema").await?;
+        let applied = applied(&mut tx).await?;
+        let needed = self.migrator().iter().map(|migration| migration.version).max().unwrap_or(0);
+        let Some(found) = applied.keys().max() else {
+            return Err(StoreError::Schema("the database has no tables yet: run `meet-projector migrate`".into()));
+        };
+        if *found > needed {
+            return Err(StoreError::Schema(format!(
+                "the schema of the database is {found} and this program knows only up to {needed}: it was migrated by a \
+                 newer release, run that one"
+            )));
+        }
+        for migration in self.migrator().iter() {
+            match applied.get(&migration.version) {
+                None => {
+                    return Err(StoreError::Schema(format!(
+                        "the schema of the database is {found} and this program needs {needed}: run `meet-projector \
+                         migrate`"
+                    )));
+                }
+                Some(checksum) if **checksum != *migration.checksum => {
+                    return Err(StoreError::Schema(format!(
+                        "migration {} was applied in another form than this program has it: the database belongs to \
+                         another build",
+                        migration.version
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes every connection: SQLite folds its write-ahead log into the file, PostgreSQL is told good-bye. What is
+    /// asked for afterwards, by any clone, fails with [`StoreError::Unavailable`].
+    pub async fn close(&self) {
+        match &self.inner.backend {
+            Backend::Sqlite(pools) => {
+                pools.read.close().await;
+                pools.write.close().await;
+            }
+            Backend::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    /// One round trip, for readiness.
+    pub async fn ping(&self) -> Result<()> {
+        self.inner.rows("asking the database for a sign of life", PING, args![]).await.map(drop)
+    }
+
+    /// The ids of sessions whose document changed, as this process commits them; lagging receivers miss some.
+    pub fn changes(&self) -> broadcast::Receiver<SessionId> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Tells [`Store::changes`]. That nobody listens is no failure.
+    pub(super) fn announce(&self, changed: &[SessionId]) {
+        if self.inner.changes.receiver_count() == 0 {
+            return;
+        }
+        for id in changed {
+            drop(self.inner.changes.send(id.clone()));
+        }
+    }
+
+    fn migrator(&self) -> &'static Migrator {
+        match &self.inner.backend {
+            Backend::Sqlite(_) => &SQLITE,
+            Backend::Postgres(_) => &POSTGRES,
+        }
+    }
+}
+
+/// Versions and checksums of the migrations that were applied.
+async fn applied(tx: &mut Tx) -> Result<BTreeMap<i64, Vec<u8>>> {
+    if tx.row(HAS_MIGRATIONS, args![]).await?.is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let rows = tx.rows(MIGRATIONS, args![]).await?;
+    rows.iter().map(|row| Ok((row.get("version")?, row.get("checksum")?))).collect()
+}

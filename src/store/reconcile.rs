@@ -1,0 +1,277 @@
+//! Work for the reconciler: claimed with everything it needs, begun and recorded under the lease's token.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::queue::{self, Held, RowKey};
+use super::sql::{Sql, Tx, session_ids, with_batch};
+use super::working::{self, Working};
+use super::{Job, Result, RowWrite, Store, TeacherLease, Written, credentials, rows};
+use crate::model::{SessionId, TeacherId, UnixMillis};
+use crate::plan::{MeetEvent, Sibling, Want};
+use crate::projection::Session;
+
+/// The due rows of the claimed calendars: of each the first ones by start.
+const DUE: Sql = with_batch!(
+    "SELECT session_id, ordinal, teacher_id FROM (\
+     SELECT r.session_id, r.ordinal, r.teacher_id, ROW_NUMBER() OVER (PARTITION BY r.teacher_id \
+     ORDER BY COALESCE(s.starts_at_ms, 9223372036854775807), r.session_id, r.ordinal) AS place \
+     FROM session_meet_event AS r JOIN session AS s ON s.session_id = r.session_id \
+     WHERE r.next_attempt_at_ms <= $2 AND r.phase NOT IN ('absent', 'foreign') AND r.teacher_id IN ",
+    [teacher_id text],
+    ") AS due WHERE place <= $3 ORDER BY teacher_id, place"
+);
+
+/// Rows that something woke under the lease that runs.
+const WOKEN: Sql = with_batch!(
+    "SELECT r.session_id, r.ordinal FROM session_meet_event AS r \
+     JOIN teacher_queue AS q ON q.teacher_id = r.teacher_id AND q.lease_token = r.woken_lease \
+     WHERE r.session_id IN ",
+    [session_id text],
+    ""
+);
+
+/// Reconciler.
+impl Store {
+    /// Claims up to `teachers` calendars that have due rows, soonest start first, each with at most `rows_per_teacher`
+    /// rows (not final or settled-and-not-due ones). A lease that ran out may be claimed again.
+    pub async fn claim(
+        &self,
+        now: UnixMillis,
+        lease_ms: i64,
+        teachers: i64,
+        rows_per_teacher: i64,
+    ) -> Result<Vec<TeacherLease>> {
+        let until = now.plus(lease_ms);
+        let mut tx = self.inner.write("claiming calendars").await?;
+        loop {
+            let claimed = queue::claim(&mut tx, now, until, teachers).await?;
+            if claimed.is_empty() {
+                // Dropping the transaction here would undo the requeuing of a turn before.
+                tx.commit().await?;
+                return Ok(Vec::new());
+            }
+            let held: Vec<_> = claimed
+                .iter()
+                .map(|claimed| Held { teacher_id: claimed.teacher.as_str(), lease_token: claimed.token })
+                .collect();
+            let mut jobs = due_jobs(&mut tx, &held, now, rows_per_teacher).await?;
+
+            // A calendar may look due and not be: its holder put all rows off and died before it gave the lease back.
+            let idle: Vec<_> = claimed
+                .iter()
+                .filter(|claimed| !jobs.contains_key(&claimed.teacher))
+                .map(|claimed| Held { teacher_id: claimed.teacher.as_str(), lease_token: claimed.token })
+                .collect();
+            queue::requeue(&mut tx, &idle).await?;
+            if jobs.is_empty() {
+                continue;
+            }
+            let mut grants = credentials::of_teachers(&mut tx, jobs.keys()).await?;
+            tx.commit().await?;
+            return Ok(claimed
+                .into_iter()
+                .filter_map(|claimed| {
+                    Some(TeacherLease {
+                        jobs: jobs.remove(&claimed.teacher)?,
+                        credential: grants.remove(&claimed.teacher),
+                        teacher: claimed.teacher,
+                        token: claimed.token,
+                        until,
+                    })
+                })
+                .collect());
+        }
+    }
+
+    /// Keeps intents before their calls: each row only if the lease token still stands and nothing else is wanted by
+    /// now. Documents are not looked at: [`Store::record`] follows.
+    pub async fn begin(&self, writes: &[RowWrite], now: UnixMillis) -> Result<Vec<Written>> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.inner.write("keeping intents").await?;
+        let mut batch = Batch::load(&mut tx, writes, now).await?;
+        let written: Vec<_> = writes
+            .iter()
+            .map(|write| match batch.current(write) {
+                Some(current) if current.desired_revision == write.row.desired_revision => {
+                    batch.apply(write, false, now);
+                    Written::Yes
+                }
+                _ => Written::No,
+            })
+            .collect();
+        batch.working.save_rows(&mut tx).await?;
+        tx.commit().await?;
+        Ok(written)
+    }
+
+    /// Records results: rows, successors, documents, results for `MEET`; wakes siblings that waited for a row that
+    /// became final. Only under a lease token that still stands.
+    ///
+    /// A result never puts a row to sleep that something woke after it was claimed: it stays due at once.
+    pub async fn record(&self, writes: &[RowWrite], now: UnixMillis) -> Result<Vec<Written>> {
+        if writes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.inner.write("recording results").await?;
+        let mut batch = Batch::load(&mut tx, writes, now).await?;
+        batch.load_woken(&mut tx).await?;
+        let mut woken = BTreeSet::new();
+        let written: Vec<_> = writes
+            .iter()
+            .map(|write| {
+                let Some(current) = batch.current(write) else { return Written::No };
+                let has_moved = current.desired_revision != write.row.desired_revision;
+                let became_final = write.row.phase.is_final() && !current.phase.is_final();
+                batch.apply(write, has_moved, now);
+                if became_final {
+                    woken.extend(batch.wake_siblings(&write.row, now));
+                }
+                if has_moved { Written::WantMoved } else { Written::Yes }
+            })
+            .collect();
+        let saved = batch.working.save(&mut tx, now).await?;
+        let keys: Vec<_> =
+            woken.iter().map(|(session, ordinal)| RowKey { session_id: session.as_str(), ordinal: *ordinal }).collect();
+        queue::mark_woken(&mut tx, &keys).await?;
+        tx.commit().await?;
+        self.announce(&saved.changed);
+        Ok(written)
+    }
+
+    /// A session as folded, with all its rows.
+    pub async fn session(&self, id: &SessionId) -> Result<Option<(Session, Vec<MeetEvent>)>> {
+        let mut tx = self.inner.snapshot("reading a session").await?;
+        working::read_one(&mut tx, id).await
+    }
+}
+
+/// The jobs of the claimed calendars; those without one are missing.
+async fn due_jobs(
+    tx: &mut Tx,
+    held: &[Held<'_>],
+    now: UnixMillis,
+    rows_per_teacher: i64,
+) -> Result<HashMap<TeacherId, Vec<Job>>> {
+    let mut due = Vec::new();
+    for row in tx.rows(DUE, vec![super::sql::batch(held), now.into(), rows_per_teacher.into()]).await? {
+        due.push((rows::teacher_id(&row)?, rows::session_id(&row)?, row.get::<i64>("ordinal")?));
+    }
+    let mut jobs = HashMap::<TeacherId, Vec<Job>>::new();
+    if due.is_empty() {
+        return Ok(jobs);
+    }
+    let sessions: BTreeSet<_> = due.iter().map(|(_, session, _)| session).collect();
+    let working = Working::load(tx, sessions).await?;
+    for (teacher, session, ordinal) in &due {
+        let Some(entry) = working.get(session) else { continue };
+        let Some(row) = entry.row(*ordinal) else { continue };
+        let siblings = entry.rows.iter().filter(|other| other.ordinal != *ordinal).map(sibling).collect();
+        jobs.entry(teacher.clone()).or_default().push(Job {
+            session: entry.session.clone(),
+            row: row.clone(),
+            siblings,
+            traceparent: entry.traceparent.clone(),
+        });
+    }
+    Ok(jobs)
+}
+
+fn sibling(row: &MeetEvent) -> Sibling {
+    Sibling {
+        ordinal: row.ordinal,
+        account: row.binding.as_ref().map(|binding| binding.account.clone()),
+        generation: row.binding.as_ref().map(|binding| binding.generation),
+        phase: row.phase,
+        want: row.want,
+    }
+}
+
+/// Rows to be written, next to what the database holds.
+struct Batch {
+    working: Working,
+    /// Leases that stand.
+    tokens: HashMap<TeacherId, i64>,
+    /// Rows that were woken under the lease that runs.
+    woken: HashSet<(SessionId, i64)>,
+}
+
+impl Batch {
+    async fn load(tx: &mut Tx, writes: &[RowWrite], now: UnixMillis) -> Result<Self> {
+        let teachers: BTreeSet<_> = writes.iter().map(|write| &write.row.teacher).collect();
+        let sessions: BTreeSet<_> = writes.iter().map(|write| &write.row.session).collect();
+        let tokens = queue::standing(tx, teachers, now).await?;
+        Ok(Self { working: Working::load(tx, sessions).await?, tokens, woken: HashSet::new() })
+    }
+
+    async fn load_woken(&mut self, tx: &mut Tx) -> Result<()> {
+        for row in tx.rows(WOKEN, vec![session_ids(self.working.ids())]).await? {
+            self.woken.insert((rows::session_id(&row)?, row.get("ordinal")?));
+        }
+        Ok(())
+    }
+
+    /// The row as the database holds it, if the write's token stands.
+    fn current(&self, write: &RowWrite) -> Option<&MeetEvent> {
+        let row = &write.row;
+        if self.tokens.get(&row.teacher) != Some(&write.token) {
+            return None;
+        }
+        self.working.get(&row.session)?.row(row.ordinal).filter(|current| current.teacher == row.teacher)
+    }
+
+    /// Takes a write over. [`Batch::current`] has found its row.
+    fn apply(&mut self, write: &RowWrite, has_moved: bool, now: UnixMillis) {
+        let was_woken = self.woken.contains(&(write.row.session.clone(), write.row.ordinal));
+        let entry = self.working.touch(&write.row.session).expect("found by Batch::current");
+        let current = entry.row(write.row.ordinal).expect("found by Batch::current");
+        let mut row = write.row.clone();
+        let wanted_before = current.want;
+        if write.successor.is_none() {
+            row.want = current.want;
+        } else if current.want == Want::Absent {
+            // A wish never goes from absent to present by a result.
+            row.want = Want::Absent;
+        }
+        row.desired_revision = row.desired_revision.max(current.desired_revision);
+        if write.successor.is_none() {
+            row.desired_revision = current.desired_revision;
+        }
+        if !row.phase.is_final() {
+            if has_moved {
+                row.settled = false;
+            }
+            if has_moved || (was_woken && (!row.settled || row.failure.is_some())) {
+                row.next_attempt_at = Some(now);
+            }
+        }
+        entry.put_row(row);
+        if let Some(successor) = &write.successor {
+            // Where what is wanted moved to nothing, a new event must not come of it.
+            let is_wanted = !has_moved || wanted_before == Want::Present;
+            if is_wanted && entry.row(successor.ordinal).is_none() {
+                entry.put_row(successor.clone());
+            }
+        }
+    }
+
+    /// Makes the unsettled wanted rows beside `row` due, which may have waited for it; says which.
+    fn wake_siblings(&mut self, row: &MeetEvent, now: UnixMillis) -> Vec<(SessionId, i64)> {
+        let entry = self.working.touch(&row.session).expect("the row was written a moment ago");
+        let waiting: Vec<_> = entry
+            .rows
+            .iter()
+            .filter(|other| other.ordinal != row.ordinal)
+            .filter(|other| other.want == Want::Present && !other.settled && !other.phase.is_final())
+            .cloned()
+            .collect();
+        let mut woken = Vec::with_capacity(waiting.len());
+        for mut other in waiting {
+            other.next_attempt_at = Some(now);
+            woken.push((other.session.clone(), other.ordinal));
+            entry.put_row(other);
+        }
+        woken
+    }
+}
