@@ -56,7 +56,8 @@ impl Fault {
 
     /// A required field that is absent or `null`.
     pub(super) fn missing(path: &str, field: &str) -> Self {
-        Self::new(class::MISSING_FIELD, format!("{path}{field} is missing; send {}", expected(field)))
+        let or_null = if path.starts_with("header") { "" } else { " or null" };
+        Self::new(class::MISSING_FIELD, format!("{path}{field} is missing{or_null}; send {}", expected(field)))
     }
 
     pub(super) fn unknown_shape(keys: &Keys) -> Self {
@@ -112,7 +113,14 @@ impl Fault {
         };
         // From the right: what was found may hold these words, what is expected is ours.
         let reason = match rest.rsplit_once(", expected ") {
-            Some((found, expected)) => format!("{path} is {}, but has to be {expected}", clipped(found)),
+            // A whole text in the place of an object may be anything, such as a guest's address: it is not repeated.
+            Some((found, expected)) => {
+                let expected = if expected == "a sequence" { "an array" } else { expected };
+                // A text in the place of an object may be anything, such as a guest's address: it is not repeated.
+                let is_private = found.starts_with("string ") && matches!(expected, "an array" | "an object");
+                let found = if is_private { "a string".to_owned() } else { json_words(found) };
+                format!("{path} is {found}, but has to be {expected}")
+            }
             None => format!("{path}: {}", clipped(rest)),
         };
         Self::new(class, reason)
@@ -122,6 +130,19 @@ impl Fault {
     pub(super) fn into_refused(self, routed: Option<SessionId>, payload: &[u8]) -> Refused {
         let session = routed.or_else(|| named_in(payload));
         Refused { class: self.class, reason: limited(self.reason, REASON_CHARS_MAX), session }
+    }
+}
+
+/// serde's name of what it found, in the words of JSON.
+fn json_words(found: &str) -> String {
+    match found.split_once(' ') {
+        _ if found == "sequence" => "an array".to_owned(),
+        _ if found == "map" => "an object".to_owned(),
+        Some(("string", text)) => clipped(text),
+        Some(("integer", number)) => clipped(number.trim_matches('`')),
+        Some(("boolean", word)) => clipped(word.trim_matches('`')),
+        Some(("floating", rest)) => clipped(rest.trim_start_matches("point ").trim_matches('`')),
+        _ => clipped(found),
     }
 }
 

@@ -304,6 +304,12 @@ pub(super) fn parse_keys(json: &str) -> Result<Keys, Fault> {
 
 #[cold]
 fn explain<'a, T: Deserialize<'a>>(json: &'a str, error: &serde_json::Error) -> Fault {
+    // A field of the wrong type is no news in a text that is not JSON at all.
+    if error.is_data()
+        && let Err(error) = serde_json::from_str::<IgnoredAny>(json)
+    {
+        return Fault::json(".", &error, json.len());
+    }
     let mut deserializer = serde_json::Deserializer::from_str(json);
     match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
         Err(traced) => Fault::json(&traced.path().to_string(), traced.inner(), json.len()),
