@@ -27,7 +27,8 @@ pub(super) struct Claimed {
     pub(super) starts_at_ms: i64,
 }
 
-/// The condition stands inside and outside: PostgreSQL may run the inner query before another claim commits.
+/// The condition stands inside and outside, so that the claim is safe by itself: writes are serialised, but a query that
+/// depends on it alone would claim twice the day they are not.
 const CLAIM: Sql = both(
     "UPDATE teacher_queue SET lease_token = lease_token + 1, lease_until_ms = $2 \
      WHERE teacher_id IN (SELECT teacher_id FROM teacher_queue \
