@@ -19,6 +19,8 @@ pub mod consumer;
 pub mod credential;
 pub mod event;
 #[cfg(feature = "dev")]
+pub mod crash;
+#[cfg(feature = "dev")]
 pub mod fake;
 pub mod google;
 pub mod model;
