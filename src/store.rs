@@ -377,7 +377,7 @@ pub enum RefreshTurn {
 /// A stored status document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredDocument {
-    /// The JSON of DESIGN §5, `updatedAt` included, ready to send.
+    /// The JSON of the status document, `updatedAt` included, ready to send.
     pub json: String,
     /// Grows by one with every change of the document; the strong ETag is made of it.
     pub revision: i64,
