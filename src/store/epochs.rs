@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn anchors_are_dense_at_the_head_and_few_behind() {
         let mut kept: Vec<i64> = vec![1];
-        for index in 1..200_000 {
+        for index in 1..60_000 {
             kept.push(index * ANCHOR_EVERY);
             if (index * ANCHOR_EVERY) % THIN_EVERY == 0 {
                 let superfluous: BTreeSet<_> = superfluous(&kept).into_iter().collect();
@@ -373,7 +373,7 @@ mod tests {
         }
         assert!((100..=220).contains(&kept.len()), "{} anchors", kept.len());
         assert_eq!(kept[0], 1);
-        let head = 199_999;
+        let head = 59_999;
         assert!((head - 50..=head).all(|index| kept.contains(&(index * ANCHOR_EVERY))));
         // No gap is much wider than an eighth of its distance from the head.
         for pair in kept.windows(2) {

@@ -152,7 +152,24 @@ pub(super) use args;
 
 /// A batch as the JSON text that a statement made by [`with_batch`] takes first.
 pub(super) fn batch<T: Serialize>(rows: &[T]) -> Value {
-    Value::Text(Some(serde_json::to_string(rows).expect("structs of texts and numbers always serialise")))
+    let json = serde_json::to_string(rows).expect("structs of texts and numbers always serialise");
+    // A NUL would fail the whole batch in PostgreSQL, and go on failing it; see [`without_nul`].
+    let json = if json.contains("\\u0000") { batch_without_nul(&json) } else { json };
+    Value::Text(Some(json))
+}
+
+fn batch_without_nul(json: &str) -> String {
+    fn clean(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::String(text) => *text = text.replace('\0', "\u{fffd}"),
+            serde_json::Value::Array(values) => values.iter_mut().for_each(clean),
+            serde_json::Value::Object(fields) => fields.values_mut().for_each(clean),
+            _ => {}
+        }
+    }
+    let mut rows = serde_json::from_str(json).expect("what was serialised a moment ago can be read");
+    clean(&mut rows);
+    rows.to_string()
 }
 
 /// A batch of session ids.

@@ -81,6 +81,12 @@ pub async fn every_field_survives(kind: Kind) {
     let (stored, rows) = fresh.store.session(&session("ses_2")).await.unwrap().unwrap();
     assert_eq!(stored.details.unwrap().1, late.details.unwrap());
     assert_eq!((stored.head.teacher, rows.len()), (teacher("tch_1"), 0));
+    // The trace context is that of the event the head comes from, whoever comes late.
+    let older = SessionEvent { traceparent: Some("00-older".into()), ..scheduled("ses_1", 7, "tch_1", 1) };
+    let newer = SessionEvent { traceparent: None, ..scheduled("ses_2", 4, "tch_1", 3) };
+    fold(&fresh.store, vec![older, newer]).await;
+    let traces: Vec<_> = claim_one(&fresh.store, NOW).await.jobs.into_iter().map(|job| job.traceparent).collect();
+    assert_eq!(traces, [None, event.traceparent]);
     assert_eq!(document(&fresh.store, "ses_2").await["startsAt"], "2026-12-01T03:00:00Z");
 }
 
@@ -166,6 +172,7 @@ pub async fn what_is_refused_is_kept_once(kind: Kind) {
     large.raw.payload = vec![0xff; 300 * 1024].into();
     let mut nul = scheduled("a", 1, "t", 1);
     nul.details.as_mut().unwrap().title = "Piano\0".into();
+    nul.source = Some("/a\0b".into());
     let group = [refused(1, "ends_before_start"), large, incoming(3, nul), incoming(4, scheduled("b", 1, "t", 1))];
     for _ in 0..2 {
         let report = store.fold(EPOCH, &group, NOW).await.unwrap();
@@ -186,7 +193,7 @@ pub async fn what_is_refused_is_kept_once(kind: Kind) {
     assert_eq!(letters[1].raw.as_ref().unwrap().payload.len(), 256 * 1024);
     assert_eq!(letters[1].raw.as_ref().unwrap().headers[1], ("X".to_owned(), "a: b".to_owned()));
     assert_eq!(letters[0].refused.session, Some(session("a")));
-    assert!(letters[0].refused.reason.starts_with("title holds a NUL"), "{}", letters[0].refused.reason);
+    assert!(letters[0].refused.reason.starts_with("source holds a NUL"), "{}", letters[0].refused.reason);
     assert!(store.session(&session("a")).await.unwrap().is_none());
 }
 
