@@ -60,12 +60,6 @@ pub enum KeyError {
         /// From 1.
         position: usize,
     },
-    /// One digit 64 times: a placeholder.
-    #[error("{name}: one digit 64 times is a placeholder, not a key (make one with: openssl rand -hex 32)")]
-    Placeholder {
-        /// As above.
-        name: String,
-    },
 }
 
 /// Why a value could not be sealed.
@@ -164,9 +158,6 @@ impl SealingKey {
         }
         if let Some(index) = digits.iter().position(|digit| !digit.is_ascii_hexdigit()) {
             return Err(KeyError::NotHexadecimal { name: name(), position: index + 1 });
-        }
-        if digits.iter().all(|digit| digit == &digits[0]) {
-            return Err(KeyError::Placeholder { name: name() });
         }
         let bytes = SecretBox::init_with_mut(|bytes: &mut [u8; 32]| {
             data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, bytes).expect("64 hexadecimal digits are 32 bytes");
@@ -304,7 +295,6 @@ mod tests {
         let current = |text: &str| KeyRing::new(&SecretString::from(text), &[]).unwrap_err().to_string();
         insta::assert_snapshot!(current("abc"), @"GOOGLE_ENCRYPTION_KEY: 3 characters instead of 64 hexadecimal digits (make one with: openssl rand -hex 32)");
         insta::assert_snapshot!(current(&format!("{}g", &A[..63])), @"GOOGLE_ENCRYPTION_KEY: character 64 of 64 is not a hexadecimal digit");
-        insta::assert_snapshot!(current(&"0".repeat(64)), @"GOOGLE_ENCRYPTION_KEY: one digit 64 times is a placeholder, not a key (make one with: openssl rand -hex 32)");
         let old = [SecretString::from(B), SecretString::from("é")];
         let error = KeyRing::new(&SecretString::from(format!(" {A}\n")), &old).unwrap_err();
         assert!(error.to_string().starts_with("GOOGLE_ENCRYPTION_KEYS_OLD[2]: 1 characters"), "{error}");
