@@ -9,14 +9,14 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigErrors, Need};
+use crate::config::{Config, ConfigErrors, Need, process_environment};
 use crate::credential::KeyRing;
 use crate::reconciler::Chain;
 use crate::service;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, TelemetryGuard};
 
-pub mod config_command;
+pub mod config;
 pub mod credential;
 pub mod dead_letter;
 #[cfg(feature = "dev")]
@@ -70,7 +70,7 @@ enum Command {
     Epoch(epoch::EpochCommand),
     /// What the environment says, and what is wrong with it
     #[command(subcommand)]
-    Config(config_command::ConfigAction),
+    Config(config::ConfigAction),
     /// One session: wanted, observed, next
     #[command(subcommand)]
     Session(session::SessionCommand),
@@ -207,7 +207,7 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
-    let environment = config::process_environment();
+    let environment = process_environment();
     let output = cli.output;
     let clock = Clock::system();
     match cli.command {
@@ -240,7 +240,7 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
             show(report.map_err(|error| CommandError::of(&error, error.exit_code()))?, out)
         }
         Command::Config(action) => {
-            Ok(match config_command::run(action, &environment, output == Output::Json, out)? {
+            Ok(match config::run(action, &environment, output == Output::Json, out)? {
                 0 => Exit::Ok,
                 _ => Exit::Configuration,
             })

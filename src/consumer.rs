@@ -261,10 +261,11 @@ impl Work {
 
     async fn until_resumed(&self) {
         let mut paused = self.context.paused.clone();
+        let resumed = async { paused.wait_for(|paused| !paused).await.is_ok() };
         tokio::select! {
             () = self.context.cancel.cancelled() => {}
             // The other side is gone only when the program ends.
-            resumed = paused.wait_for(|paused| !paused) => if resumed.is_err() {
+            resumed = resumed => if !resumed {
                 self.context.cancel.cancelled().await;
             }
         }
