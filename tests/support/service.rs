@@ -31,7 +31,7 @@ use tempfile::TempDir;
 
 use super::gate::Gate;
 use super::google::{Google, http_client};
-use super::nats::{NatsServer, define};
+use super::nats::NatsServer;
 use super::postgres::fresh_database;
 
 /// One hour in milliseconds.
