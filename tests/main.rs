@@ -9,3 +9,4 @@ mod google_client;
 mod nats;
 mod schemas;
 mod store;
+mod stories;
