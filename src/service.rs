@@ -84,7 +84,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
     let address = listener.local_addr().map_err(|error| CommandError::failed(error.to_string()))?;
     let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
 
-    let store = Store::open(&config.database).await?;
+    let store = Store::open_lazily(&config.database).await?;
     store.lock_for_serving()?;
 
     let metrics = Arc::new(Metrics::new());

@@ -1,6 +1,6 @@
 //! The token endpoint, through the crate `oauth2` and our own HTTP client.
 //!
-//! `oauth2` brings its own older reqwest unless it is given a client; [`TokenEndpoint::exchange`] is that client. It turns
+//! `oauth2` brings its own older reqwest unless it is given a client; `exchange` is that client. It turns
 //! failures into a [`GoogleError`] itself, before `oauth2` sees them, because that crate drops the status and the headers
 //! of an error, and keeps whole bodies in some of its own.
 //!

@@ -25,8 +25,24 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const SETTINGS: &str = "SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '30s'; \
                         SET statement_timeout = '60s'";
 
-/// Connects to the server.
-pub(super) async fn open(url: &str) -> Result<PgPool> {
+/// Makes the pool, which connects when it is first used.
+pub(super) fn open_lazily(url: &str) -> Result<PgPool> {
+    let options = options(url)?;
+    Ok(PgPoolOptions::new()
+        .max_connections(CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(Duration::from_mins(10))
+        .after_connect(|connection, _| Box::pin(async move { connection.execute(SETTINGS).await.map(drop) }))
+        .connect_lazy_with(options))
+}
+
+/// Connects once: the pool would try a refused connection again and again until its time is up and then not say why.
+pub(super) async fn probe(url: &str) -> Result<()> {
+    let unreachable = |error| failed("connecting to the database", error);
+    options(url)?.connect().await.map_err(unreachable)?.close().await.map_err(unreachable)
+}
+
+fn options(url: &str) -> Result<PgConnectOptions> {
     // The driver's message is left out: it may quote parts of the URL, and the password is one.
     let options = PgConnectOptions::from_str(url).map_err(|_| {
         StoreError::Configuration("DATABASE_URL is not a URL such as postgres://user:password@host:5432/name".into())
@@ -35,16 +51,7 @@ pub(super) async fn open(url: &str) -> Result<PgPool> {
         Some(_) => options,
         None => options.application_name("meet-projector"),
     };
-    let options = options.disable_statement_logging();
-    // The pool tries a refused connection again and again until its time is up; this says at once what is wrong.
-    let probe = options.connect().await.map_err(|error| failed("connecting to the database", error))?;
-    probe.close().await.map_err(|error| failed("connecting to the database", error))?;
-    Ok(PgPoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .idle_timeout(Duration::from_mins(10))
-        .after_connect(|connection, _| Box::pin(async move { connection.execute(SETTINGS).await.map(drop) }))
-        .connect_lazy_with(options))
+    Ok(options.disable_statement_logging())
 }
 
 /// Begins a transaction once it is its turn.
