@@ -239,12 +239,10 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
             let report = epoch::run(&command, &config.nats, &store, &clock, output == Output::Json).await;
             show(report.map_err(|error| CommandError::of(&error, error.exit_code()))?, out)
         }
-        Command::Config(action) => {
-            Ok(match config::run(action, &environment, output == Output::Json, out)? {
-                0 => Exit::Ok,
-                _ => Exit::Configuration,
-            })
-        }
+        Command::Config(action) => Ok(match config::run(action, &environment, output == Output::Json, out)? {
+            0 => Exit::Ok,
+            _ => Exit::Configuration,
+        }),
         Command::Session(command) => session::run(&command, &migrated(&environment).await?, output, out).await,
         Command::DeadLetter(command) => dead_letter::run(&command, &migrated(&environment).await?, output, out).await,
         Command::Credential(command) => {

@@ -155,7 +155,11 @@ pub async fn run(context: ConsumerContext) {
         if failures == 0 {
             tracing::warn!(reason = %text, "ingest begins again");
         } else {
-            if matches!(end, End::Blocked(_)) { health.blocked(&text) } else { health.failed(&text) }
+            if matches!(end, End::Blocked(_)) {
+                health.blocked(&text)
+            } else {
+                health.failed(&text)
+            }
             if said.as_ref() != Some(&text) {
                 tracing::error!(reason = %text, "ingest stands still and keeps trying");
             }
@@ -208,7 +212,9 @@ impl Work {
         };
         let record = match begun {
             Ok(Standing::Open(record)) => record,
-            Ok(Standing::Blocked(ambiguity)) => return End::Blocked(format!("{}. {}", ambiguity.seen, ambiguity.advice)),
+            Ok(Standing::Blocked(ambiguity)) => {
+                return End::Blocked(format!("{}. {}", ambiguity.seen, ambiguity.advice));
+            }
             Err(error) => return End::Failed(error),
         };
         if first_try {

@@ -16,10 +16,10 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod consumer;
-pub mod credential;
-pub mod event;
 #[cfg(feature = "dev")]
 pub mod crash;
+pub mod credential;
+pub mod event;
 #[cfg(feature = "dev")]
 pub mod fake;
 pub mod google;
@@ -30,8 +30,8 @@ pub mod plan;
 pub mod projection;
 pub mod reconciler;
 pub mod retry;
+pub mod service;
 pub mod shutdown;
 pub mod status;
 pub mod store;
-pub mod service;
 pub mod telemetry;

@@ -160,7 +160,9 @@ impl Reconciler {
     async fn until_due(&self) -> Duration {
         let now = self.context.clock.now();
         match self.context.store.next_due().await {
-            Ok(Some(due)) => Duration::from_millis(u64::try_from(due.since(now)).unwrap_or(0)).clamp(Duration::from_millis(5), POLL),
+            Ok(Some(due)) => {
+                Duration::from_millis(u64::try_from(due.since(now)).unwrap_or(0)).clamp(Duration::from_millis(5), POLL)
+            }
             _ => POLL,
         }
     }
@@ -265,11 +267,15 @@ impl Reconciler {
                 warn!(teacher_id = %lease.teacher, until = %until, "Google limits this calendar; its writes pause");
                 Ok(Next::LeaveCalendar)
             }
-            Class::ScopeMissing => self.lost(lease, TokenStatus::ScopeMissing, "the calendar scope is missing", now).await,
-            Class::ReconnectRequired => self.lost(lease, TokenStatus::ReconnectRequired, "Google refused the grant", now).await,
+            Class::ScopeMissing => {
+                self.lost(lease, TokenStatus::ScopeMissing, "the calendar scope is missing", now).await
+            }
+            Class::ReconnectRequired => {
+                self.lost(lease, TokenStatus::ReconnectRequired, "Google refused the grant", now).await
+            }
             Class::AdminBlocked => {
                 self.lost(lease, TokenStatus::AdminBlocked, "the Workspace administrator blocks this app", now).await
-            },
+            }
             Class::RateLimited | Class::Misconfigured | Class::Unauthorized => {
                 debug!(teacher_id = %lease.teacher, operation = call.operation(), "leaving this calendar for now");
                 Ok(Next::LeaveCalendar)

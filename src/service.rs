@@ -33,7 +33,6 @@ use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
-
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
 const REPAIRS_MAX: i64 = 2;
 
@@ -88,7 +87,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
     store.lock_for_serving()?;
 
     let metrics = Arc::new(Metrics::new());
-    let health = Arc::new(Health::default());
+    let health = Arc::new(Health::new(Arc::clone(&metrics)));
     let is_prepared = Arc::new(AtomicBool::new(false));
     let state = ApiState::new(ApiOptions {
         store: store.clone(),

@@ -29,7 +29,12 @@ pub enum DeadLetterCommand {
 }
 
 /// Runs the command.
-pub async fn run(command: &DeadLetterCommand, store: &Store, output: Output, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
+pub async fn run(
+    command: &DeadLetterCommand,
+    store: &Store,
+    output: Output,
+    out: &mut (dyn Write + Send),
+) -> Result<Exit, CommandError> {
     match command {
         DeadLetterCommand::List { limit, before } => {
             let letters = store.dead_letters(*limit, *before).await?;
@@ -57,7 +62,9 @@ pub async fn run(command: &DeadLetterCommand, store: &Store, output: Output, out
         }
         DeadLetterCommand::Show { id } => {
             let Some(letter) = store.dead_letter(*id).await? else {
-                return Err(CommandError::failed(format!("there is no dead letter {id}; `dead-letter list` prints the ids")));
+                return Err(CommandError::failed(format!(
+                    "there is no dead letter {id}; `dead-letter list` prints the ids"
+                )));
             };
             match output {
                 Output::Json => print::json(out, &wire(&letter))?,

@@ -73,7 +73,11 @@ pub async fn run(args: &DevArgs, out: &mut (dyn Write + Send)) -> Result<Exit, C
         .map_err(|error| failed("cannot connect to NATS", &error))?;
     let definitions = Definitions::load(None, &config.nats, None).map_err(|error| failed("nats/", &error))?;
     definitions::apply(&connection, &config.nats, &definitions).await.map_err(|error| failed("nats apply", &error))?;
-    writeln!(out, "  streams      BOOKINGS and MEET, durable consumer {}-e1, as nats/*.json say", config.nats.consumer)?;
+    writeln!(
+        out,
+        "  streams      BOOKINGS and MEET, durable consumer {}-e1, as nats/*.json say",
+        config.nats.consumer
+    )?;
 
     let store = Store::open(&config.database).await?;
     store.migrate().await?;
@@ -164,12 +168,7 @@ fn write_environment(path: &Path, environment: &BTreeMap<String, String>) -> std
 }
 
 /// Ana and Ben have connected Google; Carla has not.
-async fn seed_teachers(
-    config: &Config,
-    store: &Store,
-    google: &FakeGoogle,
-    clock: &Clock,
-) -> Result<(), CommandError> {
+async fn seed_teachers(config: &Config, store: &Store, google: &FakeGoogle, clock: &Clock) -> Result<(), CommandError> {
     let section = service::google_config(config)?;
     let keys = KeyRing::new(&section.encryption_key, &section.encryption_keys_old)
         .map_err(|error| CommandError::configuration(error.to_string()))?;

@@ -240,10 +240,8 @@ impl Plan {
                 *state = Some(fold(state.take(), &event, place).0);
             }
         }
-        let changed = sessions
-            .values()
-            .filter(|(before, after)| *before != after.as_ref().map(Session::desired_hash))
-            .count();
+        let changed =
+            sessions.values().filter(|(before, after)| *before != after.as_ref().map(Session::desired_hash)).count();
         Ok(Self { record, events, unreadable, sessions: sessions.len(), changed })
     }
 

@@ -23,7 +23,12 @@ pub enum SessionCommand {
 }
 
 /// Runs the command.
-pub async fn run(command: &SessionCommand, store: &Store, output: Output, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
+pub async fn run(
+    command: &SessionCommand,
+    store: &Store,
+    output: Output,
+    out: &mut (dyn Write + Send),
+) -> Result<Exit, CommandError> {
     let SessionCommand::Show { id } = command;
     let id = SessionId::parse(id.as_str()).map_err(|error| CommandError::usage(error.to_string()))?;
     let Some((session, rows)) = store.session(&id).await? else {
@@ -55,12 +60,14 @@ fn wanted(session: &Session, out: &mut (dyn Write + Send)) -> io::Result<()> {
         Status::Scheduled => "scheduled",
         Status::Canceled => "canceled",
     };
-    writeln!(out, 
+    writeln!(
+        out,
         "session {}: {status}, version {} (epoch {}, sequence {}), teacher {}",
         session.id, stamp.version, stamp.epoch, stamp.sequence, session.head.teacher
     )?;
     if let Some((_, details)) = &session.details {
-        writeln!(out, 
+        writeln!(
+            out,
             "  {:?}, {} to {} ({})",
             details.title,
             details.starts_at,
@@ -83,7 +90,8 @@ fn event(row: &MeetEvent, out: &mut (dyn Write + Send)) -> io::Result<()> {
         writeln!(out, "  {} begun at {}, outcome not recorded yet", intent.operation, intent.at)?;
     }
     if let Some(failure) = &row.failure {
-        writeln!(out, 
+        writeln!(
+            out,
             "  {} since {} ({} attempts): {}",
             failure.code.as_str(),
             failure.since,

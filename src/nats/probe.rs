@@ -51,10 +51,13 @@ pub async fn probe(connection: &Connection, config: &NatsConfig, epoch: Epoch) -
         Probed { purpose: plan.purpose, subject: plan.subject, needed: plan.needed, outcome }
     });
     let mut results = join_all(results).await;
-    results.extend(join_all(results_subjects().map(async |(purpose, subject)| {
-        let outcome = refused_publish(connection, subject).await;
-        Probed { purpose, subject: subject.to_owned(), needed: true, outcome }
-    })).await);
+    results.extend(
+        join_all(results_subjects().map(async |(purpose, subject)| {
+            let outcome = refused_publish(connection, subject).await;
+            Probed { purpose, subject: subject.to_owned(), needed: true, outcome }
+        }))
+        .await,
+    );
     results
 }
 

@@ -5,8 +5,8 @@
 //! costs nanoseconds; gauges that come from the database are read when they are scraped.
 
 use std::fmt;
-use std::time::Duration;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -68,13 +68,6 @@ pub struct StatusLabel {
     pub status: &'static str,
 }
 
-/// Label of [`Metrics::token_refreshes`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
-    /// `ok` or the word of the failure.
-    pub outcome: &'static str,
-}
-
 type Seconds = Gauge<f64, AtomicU64>;
 type Timings<Label> = Family<Label, Histogram, fn() -> Histogram>;
 
@@ -85,8 +78,6 @@ pub struct Metrics {
     pub events: Family<EventLabels, Counter>,
     /// Messages of the stream that were not applied yet.
     pub lag_messages: Gauge,
-    /// Age of the oldest message that was not applied yet; 0 when there is none. The one to alert on.
-    pub lag_seconds: Seconds,
     /// Messages that the server delivered more than once.
     pub redeliveries: Counter,
     /// Open dead letters.
@@ -99,10 +90,6 @@ pub struct Metrics {
     pub google_requests: Family<GoogleLabels, Counter>,
     /// How long Google took.
     pub google_request_seconds: Timings<OperationLabel>,
-    /// Access tokens asked for.
-    pub token_refreshes: Family<OutcomeLabel, Counter>,
-    /// From the event's time on the stream to the link in the database.
-    pub event_to_link_seconds: Histogram,
     /// Results that wait to be published.
     pub outbox_messages: Gauge,
     /// Age of the oldest of them.
@@ -131,11 +118,6 @@ fn google_buckets() -> Histogram {
     Histogram::new([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 15.0, 30.0])
 }
 
-/// 100 ms to a day: a link takes a second on a good day, and hours while Google is down.
-fn link_buckets() -> Histogram {
-    Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0, 600.0, 3_600.0, 21_600.0, 86_400.0])
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -149,15 +131,12 @@ impl Metrics {
             registry: Registry::with_prefix("meet_projector"),
             events: Family::default(),
             lag_messages: Gauge::default(),
-            lag_seconds: Seconds::default(),
             redeliveries: Counter::default(),
             dead_letters: Gauge::default(),
             sessions: Family::default(),
             due: Gauge::default(),
             google_requests: Family::default(),
             google_request_seconds: Family::new_with_constructor(google_buckets),
-            token_refreshes: Family::default(),
-            event_to_link_seconds: link_buckets(),
             outbox_messages: Gauge::default(),
             outbox_oldest_seconds: Seconds::default(),
             http_requests: Family::default(),
@@ -175,12 +154,6 @@ impl Metrics {
         into.register("build", "The program that runs", build);
         into.register("events", "Messages read from the stream, by shape and outcome", self.events.clone());
         into.register("lag_messages", "Messages of the stream that were not applied yet", self.lag_messages.clone());
-        into.register_with_unit(
-            "lag",
-            "Age of the oldest message not applied yet",
-            Unit::Seconds,
-            self.lag_seconds.clone(),
-        );
         into.register("redeliveries", "Messages that the server delivered again", self.redeliveries.clone());
         into.register("dead_letters", "Open dead letters", self.dead_letters.clone());
         into.register("sessions", "Sessions by meetStatus", self.sessions.clone());
@@ -191,13 +164,6 @@ impl Metrics {
             "How long Google took to answer",
             Unit::Seconds,
             self.google_request_seconds.clone(),
-        );
-        into.register("token_refreshes", "Access tokens asked for, by outcome", self.token_refreshes.clone());
-        into.register_with_unit(
-            "event_to_link_duration",
-            "From the event on the stream to the link in the database",
-            Unit::Seconds,
-            self.event_to_link_seconds.clone(),
         );
         into.register("outbox_messages", "Results that wait to be published", self.outbox_messages.clone());
         into.register_with_unit(

@@ -72,11 +72,7 @@ fn event(change: &str, now: UnixMillis, data: &Value) -> Sample {
         "specversion": "1.0", "id": id, "source": "/services/bookings", "type": format!("bookings.Session{change}.v1"),
         "subject": session, "time": now.to_rfc3339(), "datacontenttype": "application/json", "data": data,
     });
-    Sample {
-        subject: format!("bookings.session.{session}.{}", change.to_lowercase()),
-        payload: event.to_string(),
-        id,
-    }
+    Sample { subject: format!("bookings.session.{session}.{}", change.to_lowercase()), payload: event.to_string(), id }
 }
 
 /// A publisher's mistake: the lesson ends before it starts.
