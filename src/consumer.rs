@@ -156,9 +156,9 @@ pub async fn run(context: ConsumerContext) {
             tracing::warn!(reason = %text, "ingest begins again");
         } else {
             if matches!(end, End::Blocked(_)) {
-                health.blocked(&text)
+                health.blocked(&text);
             } else {
-                health.failed(&text)
+                health.failed(&text);
             }
             if said.as_ref() != Some(&text) {
                 tracing::error!(reason = %text, "ingest stands still and keeps trying");

@@ -148,14 +148,11 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
         }
     }
     context.store.outbox_done(&stored).await?;
-    match refused {
-        Some(error) => Err(error.into()),
-        None => {
-            if !stored.is_empty() {
-                context.health.published(stored.len());
-            }
-            Ok(stored.len())
+    if let Some(error) = refused { Err(error.into()) } else {
+        if !stored.is_empty() {
+            context.health.published(stored.len());
         }
+        Ok(stored.len())
     }
 }
 

@@ -99,7 +99,7 @@ fn event(row: &MeetEvent, out: &mut (dyn Write + Send)) -> io::Result<()> {
             failure.message
         )?;
     }
-    let next = row.next_attempt_at.map_or("when something changes".to_owned(), |at| at.to_rfc3339());
+    let next = row.next_attempt_at.map_or("when something changes".to_owned(), super::super::model::UnixMillis::to_rfc3339);
     writeln!(out, "  next look: {next}")
 }
 
@@ -116,6 +116,6 @@ fn wire(row: &MeetEvent) -> Value {
         "intent": row.intent.as_ref().map(|intent| intent.operation.clone()),
         "error": row.failure.as_ref().map(|failure| failure.code.as_str()),
         "attempts": row.failure.as_ref().map(|failure| failure.attempts),
-        "nextAttemptAt": row.next_attempt_at.map(|at| at.to_rfc3339()),
+        "nextAttemptAt": row.next_attempt_at.map(super::super::model::UnixMillis::to_rfc3339),
     })
 }

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::google::calendar::http_client;
 
 /// The story takes a second or two; a machine that is busy compiling gets more.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What the story works with.
 pub(super) struct Story<'a> {
