@@ -364,6 +364,20 @@ mod tests {
         assert!(!minute.is_fresh(at(45)));
     }
 
+    /// Both are awaited inside spawned tasks; what they hold across an await decides, and shows only there.
+    #[expect(dead_code, reason = "that it compiles is the test")]
+    fn the_futures_can_be_sent_between_threads(
+        tokens: &AccessTokens,
+        client: &crate::google::calendar::CalendarClient,
+        credential: &Credential,
+        target: crate::google::calendar::Target<'_>,
+        token: &SecretString,
+    ) {
+        fn sendable(_: impl Send) {}
+        sendable(tokens.token(credential, None));
+        sendable(client.call(token, target, &crate::google::Call::Delete, None, PATIENCE));
+    }
+
     #[test]
     fn only_three_classes_speak_against_a_grant() {
         assert_eq!(verdict(Class::ReconnectRequired), Verdict::Status(TokenStatus::ReconnectRequired));

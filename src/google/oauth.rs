@@ -1,8 +1,8 @@
 //! The token endpoint, through the crate `oauth2` and our own HTTP client.
 //!
-//! `oauth2` brings its own older reqwest unless it is given a client; [`TokenEndpoint::exchange`] is that client. It
-//! turns failures into a [`GoogleError`] itself, before `oauth2` sees them, because that crate drops the status and the
-//! headers of an error, and keeps whole bodies in some of its own.
+//! `oauth2` brings its own older reqwest unless it is given a client; `exchange` is that client. It turns
+//! failures into a [`GoogleError`] itself, before `oauth2` sees them, because that crate drops the status and the headers
+//! of an error, and keeps whole bodies in some of its own.
 //!
 //! <https://developers.google.com/identity/protocols/oauth2/web-server#offline>
 
@@ -127,35 +127,36 @@ impl TokenEndpoint {
     /// among them; [`Class::Transient`] for timeouts, resets and answers that cannot be read.
     pub async fn refresh(&self, refresh_token: &SecretString) -> Result<TokenGrant, GoogleError> {
         let refresh_token = RefreshToken::new(refresh_token.expose_secret().to_owned());
-        let exchange = |request| self.exchange(request);
+        // It owns what it needs: a future that borrows through a higher-ranked closure cannot be sent between threads.
+        let (http, url) = (self.http.clone(), self.client.token_uri().url().clone());
+        let exchange = move |request| exchange(http.clone(), url.clone(), request);
         let response = self.client.exchange_refresh_token(&refresh_token).request_async(&exchange).await;
         read(&response.map_err(into_google)?)
     }
+}
 
-    /// Sends one request of `oauth2`'s with our client. Anything but 200 is an error here already.
-    async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, GoogleError> {
-        let (parts, body) = request.into_parts();
-        let url = self.client.token_uri().url().clone();
-        let builder = self.http.request(parts.method, url).timeout(TIMEOUT).headers(parts.headers).body(body);
-        // A lost answer costs nothing: the old refresh token stays good.
-        let no_answer = |error: reqwest::Error| GoogleError::no_answer("token", false, &error);
-        let mut response = builder.send().await.map_err(no_answer)?;
-        let status = response.status();
-        let headers = std::mem::take(response.headers_mut());
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
-            if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(GoogleError::unreadable("token", false, status.as_u16(), "with more than 64 KiB"));
-            }
-            body.extend_from_slice(&chunk);
+/// Sends one request of `oauth2`'s with our client. Anything but 200 is an error here already.
+async fn exchange(http: reqwest::Client, url: Url, request: HttpRequest) -> Result<HttpResponse, GoogleError> {
+    let (parts, body) = request.into_parts();
+    let builder = http.request(parts.method, url).timeout(TIMEOUT).headers(parts.headers).body(body);
+    // A lost answer costs nothing: the old refresh token stays good.
+    let no_answer = |error: reqwest::Error| GoogleError::no_answer("token", false, &error);
+    let mut response = builder.send().await.map_err(no_answer)?;
+    let status = response.status();
+    let headers = std::mem::take(response.headers_mut());
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Err(GoogleError::unreadable("token", false, status.as_u16(), "with more than 64 KiB"));
         }
-        if status != reqwest::StatusCode::OK {
-            return Err(classify_token(status.as_u16(), &headers, &body));
-        }
-        let mut response = HttpResponse::new(body);
-        *response.headers_mut() = headers;
-        Ok(response)
+        body.extend_from_slice(&chunk);
     }
+    if status != reqwest::StatusCode::OK {
+        return Err(classify_token(status.as_u16(), &headers, &body));
+    }
+    let mut response = HttpResponse::new(body);
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
 /// The failures of `oauth2`. Its own texts are not used: one of them holds the body, tokens included.
