@@ -2,9 +2,9 @@
 //!
 //! A sealed value is `version (1 byte) ‖ key id (8) ‖ nonce (24) ‖ ciphertext and tag`, XChaCha20-Poly1305
 //! (draft-irtf-cfrg-xchacha-03): with 24 random bytes a nonce does not repeat within any number of values that a
-//! database can hold. Table, column, teacher and account are authenticated with it, so a value that is copied into another
-//! row or column does not open there. The key id lets keys rotate while the service runs: new values are sealed with the
-//! current key, old ones open with theirs.
+//! database can hold. Table, column, teacher and account are authenticated with it, so a value that is copied into
+//! another row or column does not open there. The key id lets keys rotate while the service runs: new values are sealed
+//! with the current key, old ones open with theirs.
 //!
 //! Deliberately absent: a key derivation from passwords. `GOOGLE_ENCRYPTION_KEY` is 32 random bytes.
 
@@ -162,8 +162,9 @@ impl SealingKey {
         let bytes = SecretBox::init_with_mut(|bytes: &mut [u8; 32]| {
             data_encoding::HEXLOWER_PERMISSIVE.decode_mut(digits, bytes).expect("64 hexadecimal digits are 32 bytes");
         });
-        let [a, b, c, d, e, f, g, h, ..] = digest(&[b"mp/key/1", bytes.expose_secret()]);
-        Ok(Self { id: KeyId([a, b, c, d, e, f, g, h]), bytes })
+        let digest = digest(&[b"mp/key/1", bytes.expose_secret()]);
+        let (id, _) = digest.split_first_chunk().expect("a SHA-256 has more bytes than a key id");
+        Ok(Self { id: KeyId(*id), bytes })
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {
@@ -174,7 +175,8 @@ impl SealingKey {
     }
 }
 
-/// The keys: one that seals, and older ones that still open. Cheap to clone; clones share the keys, which are in memory once.
+/// The keys: one that seals, and older ones that still open. Cheap to clone; clones share the keys, which are in memory
+/// once.
 #[derive(Clone)]
 pub struct KeyRing(Arc<Keys>);
 
@@ -191,8 +193,8 @@ impl fmt::Debug for KeyRing {
 }
 
 impl KeyRing {
-    /// From `GOOGLE_ENCRYPTION_KEY` and `GOOGLE_ENCRYPTION_KEYS_OLD`: 64 hexadecimal digits each, white space around them
-    /// ignored. An old key that equals the current one, or another old one, is harmless.
+    /// From `GOOGLE_ENCRYPTION_KEY` and `GOOGLE_ENCRYPTION_KEYS_OLD`: 64 hexadecimal digits each, white space around
+    /// them ignored. An old key that equals the current one, or another old one, is harmless.
     pub fn new(current: &SecretString, old: &[SecretString]) -> Result<Self, KeyError> {
         let current = SealingKey::parse("GOOGLE_ENCRYPTION_KEY", current)?;
         let parse = |(index, text)| SealingKey::parse(&format!("GOOGLE_ENCRYPTION_KEYS_OLD[{}]", index + 1), text);
@@ -249,13 +251,12 @@ impl KeyRing {
 
 /// The key id of a sealed value, after a look at its length and version.
 fn key_of(column: &'static str, sealed: &[u8]) -> Result<KeyId, OpenError> {
-    match sealed {
-        [] => Err(OpenError::Truncated { column, bytes: 0 }),
-        [version, ..] if *version != VERSION => Err(OpenError::Version { column, version: *version }),
-        [_, a, b, c, d, e, f, g, h, ..] if sealed.len() >= HEADER_BYTES + TAG_BYTES => {
-            Ok(KeyId([*a, *b, *c, *d, *e, *f, *g, *h]))
-        }
-        _ => Err(OpenError::Truncated { column, bytes: sealed.len() }),
+    let truncated = OpenError::Truncated { column, bytes: sealed.len() };
+    match sealed.split_first() {
+        None => Err(truncated),
+        Some((version, _)) if *version != VERSION => Err(OpenError::Version { column, version: *version }),
+        Some(_) if sealed.len() < HEADER_BYTES + TAG_BYTES => Err(truncated),
+        Some((_, rest)) => rest.first_chunk().map(|id| KeyId(*id)).ok_or(truncated),
     }
 }
 
@@ -337,7 +338,9 @@ mod tests {
         }
 
         #[test]
-        fn any_flipped_bit_and_any_cut_is_noticed(secret in ".{0,40}", at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+        fn any_flipped_bit_and_any_cut_is_noticed(
+            secret in ".{0,40}", at in any::<prop::sample::Index>(), bit in 0..8_u8,
+        ) {
             let ring = ring(A, &[B]);
             let sealed = ring.seal(slot("t"), &SecretString::from(secret.as_str())).unwrap();
             let at = at.index(sealed.len());

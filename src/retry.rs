@@ -1,7 +1,7 @@
 //! How long to wait before the next attempt: pure functions of the attempt and a random number.
 //!
-//! The exponential curve comes from the crate `backoff`, which is unmaintained (RUSTSEC-2025-0012) and therefore used as
-//! a calculator only, without its async features and behind the two types here. What it would get wrong by itself:
+//! The exponential curve comes from the crate `backoff`, which is unmaintained (RUSTSEC-2025-0012) and therefore used
+//! as a calculator only, without its async features and behind the two types here. What it would get wrong by itself:
 //! its clock gives up after 15 minutes (switched off), its cap holds before jitter (ours after), and its jitter cannot
 //! be seeded (switched off; see [`Jitter`]). It counts no attempts and cannot be cancelled, so no loop of ours lives in
 //! it: waits longer than a minute are a time in the database.
@@ -20,8 +20,8 @@ const SOON_MS: i64 = 24 * 3_600_000;
 
 /// Full jitter under a doubling ceiling: attempt `n` waits a random part of `min(base · 2^(n−1), cap)`.
 ///
-/// <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>: of the usual forms full jitter takes the
-/// least work to finish under contention.
+/// <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>: of the usual forms full jitter takes
+/// the least work to finish under contention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetrySchedule {
     /// Ceiling of the first wait, in milliseconds, at least 1.
@@ -47,8 +47,8 @@ impl RetrySchedule {
 
     /// Milliseconds to wait before attempt `attempt + 1`, after `attempt` (from 1) failed.
     ///
-    /// `random` is in `0..1`; what lies outside is cut. `Retry-After` wins over the schedule, within 1 s … 1 h, and up to
-    /// one base is added to it, so that teachers who were told the same do not come back together.
+    /// `random` is in `0..1`; what lies outside is cut. `Retry-After` wins over the schedule, within 1 s … 1 h, and up
+    /// to one base is added to it, so that teachers who were told the same do not come back together.
     pub fn delay_ms(self, attempt: i64, random: f64, retry_after_ms: Option<i64>) -> i64 {
         let base_ms = self.base_ms.max(1);
         match retry_after_ms {
@@ -104,7 +104,8 @@ impl Reconnect {
     }
 }
 
-/// Random numbers in `0..1` for delays: fast, shared between tasks, not for secrets. SplitMix64 (Steele, Lea, Flood 2014).
+/// Random numbers in `0..1` for delays: fast, shared between tasks, not for secrets. SplitMix64 (Steele, Lea, Flood
+/// 2014).
 #[derive(Debug)]
 pub struct Jitter(AtomicU64);
 
@@ -207,7 +208,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_wait_leaves_its_bounds(attempt in any::<i64>(), random in any::<f64>(), asked in proptest::option::of(any::<i64>()),
+        fn no_wait_leaves_its_bounds(
+            attempt in any::<i64>(), random in any::<f64>(), asked in proptest::option::of(any::<i64>()),
             starts_in in proptest::option::of(any::<i64>()))
         {
             let schedule = RetrySchedule::for_start_in(starts_in);

@@ -1,7 +1,7 @@
 //! `credential seed`: grants from a file, for a move from another system or for tests.
 //!
-//! All lines are checked before the first is stored, so a file with a mistake changes nothing. Tokens are sealed at once
-//! and appear in no message.
+//! All lines are checked before the first is stored, so a file with a mistake changes nothing. Tokens are sealed at
+//! once and appear in no message.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -55,14 +55,15 @@ pub struct Mistake {
 }
 
 fn list(mistakes: &[Mistake]) -> String {
-    let mut text = String::new();
-    for Mistake { line, message } in mistakes.iter().take(MISTAKES_MAX) {
-        text.push_str(&format!("\n  line {line}: {message}"));
-    }
+    let mut lines: Vec<String> = mistakes
+        .iter()
+        .take(MISTAKES_MAX)
+        .map(|Mistake { line, message }| format!("\n  line {line}: {message}"))
+        .collect();
     if mistakes.len() > MISTAKES_MAX {
-        text.push_str(&format!("\n  and {} more", mistakes.len() - MISTAKES_MAX));
+        lines.push(format!("\n  and {} more", mistakes.len() - MISTAKES_MAX));
     }
-    text
+    lines.concat()
 }
 
 /// One line. Unknown members are mistakes: a misspelt `calendarId` would send events to the wrong calendar.

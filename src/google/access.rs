@@ -1,12 +1,12 @@
 //! A usable access token for a teacher: from memory, from the database, or fresh from Google.
 //!
 //! One refresh at a time per teacher: in this process by a lock, across replicas by a turn in the database that ends by
-//! itself. Parallel refreshes would both work at Google, but the slower one could store an older state or declare a grant
-//! dead that a new consent has just replaced. Hence the rule of this module: before anything bad is written about a grant,
-//! it is read again, and the write is a compare-and-set on its version.
+//! itself. Parallel refreshes would both work at Google, but the slower one could store an older state or declare a
+//! grant dead that a new consent has just replaced. Hence the rule of this module: before anything bad is written about
+//! a grant, it is read again, and the write is a compare-and-set on its version.
 //!
-//! Only `invalid_grant`, a missing scope and an administrator's block change a teacher's status. Trouble with our own client
-//! opens a breaker instead and leaves all teachers as they are.
+//! Only `invalid_grant`, a missing scope and an administrator's block change a teacher's status. Trouble with our own
+//! client opens a breaker instead and leaves all teachers as they are.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,8 @@ use crate::credential::{KeyRing, Slot};
 use crate::model::{GoogleSub, TeacherId, UnixMillis};
 use crate::store::{Credential, RefreshTurn, RefreshedToken, Store, StoreError, TokenStatus};
 
-/// A token is refreshed when it has less than this left, so that none ends during a call; of short-lived ones a quarter.
+/// A token is refreshed when it has less than this left, so that none ends during a call; of short-lived ones a
+/// quarter.
 const MARGIN_MS: i64 = 5 * 60_000;
 /// How long a turn to refresh lasts: the token endpoint's timeout and some for the database.
 const TURN_MS: i64 = 20_000;
@@ -149,15 +150,16 @@ impl AccessTokens {
         &self.breaker
     }
 
-    /// An access token for the account of `credential`, which may be somewhat old. `rejected` is a token that Google has
-    /// answered 401 to: another one is returned, or an error.
+    /// An access token for the account of `credential`, which may be somewhat old. `rejected` is a token that Google
+    /// has answered 401 to: another one is returned, or an error.
     ///
     /// # Errors
     ///
     /// [`AccessError::Google`] with class
     /// - `ReconnectRequired`, `ScopeMissing`, `AdminBlocked`: the grant is unusable, and its status says so by now;
     /// - `Misconfigured`: our client or keys; no teacher's state was touched;
-    /// - `Transient`, `Permanent`: the refresh failed, the grant stays; also where the teacher's account has changed meanwhile.
+    /// - `Transient`, `Permanent`: the refresh failed, the grant stays; `Transient` also where the teacher's account has
+    ///   changed meanwhile.
     pub async fn token(
         &self,
         credential: &Credential,
@@ -360,6 +362,20 @@ mod tests {
         let minute = Lifetime { from: at(0), until: at(60) };
         assert!(minute.is_fresh(at(44)));
         assert!(!minute.is_fresh(at(45)));
+    }
+
+    /// Both are awaited inside spawned tasks; what they hold across an await decides, and shows only there.
+    #[expect(dead_code, reason = "that it compiles is the test")]
+    fn the_futures_can_be_sent_between_threads(
+        tokens: &AccessTokens,
+        client: &crate::google::calendar::CalendarClient,
+        credential: &Credential,
+        target: crate::google::calendar::Target<'_>,
+        token: &SecretString,
+    ) {
+        fn sendable(_: impl Send) {}
+        sendable(tokens.token(credential, None));
+        sendable(client.call(token, target, &crate::google::Call::Delete, None, PATIENCE));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The Calendar API, as much of it as we use: one [`Call`] in, one [`Answer`] or classified failure out.
 //!
 //! A thin client on purpose: it builds requests, bounds what comes back and reads it, and never repeats one by itself.
-//! Whether a failure may be repeated depends on what is known of the event, which [`crate::plan`] knows and this does not.
-//! Three calls take two requests, because the second needs the answer to the first: [`Call::Restore`], [`Call::Patch`]
-//! where guests are wanted, and [`Call::Find`] where there are several pages.
+//! Whether a failure may be repeated depends on what is known of the event, which [`crate::plan`] knows and this does
+//! not. Three calls take two requests, because the second needs the answer to the first: [`Call::Restore`],
+//! [`Call::Patch`] where guests are wanted, and [`Call::Find`] where there are several pages.
 //!
 //! <https://developers.google.com/workspace/calendar/api/v3/reference/events>
 
@@ -26,17 +26,19 @@ mod event;
 mod guests;
 mod request;
 
-/// Longest time for one [`Call`], all its requests together: 20 s. Longer makes leases long, shorter turns slow answers into
-/// ambiguous ones.
+/// Longest time for one [`Call`], all its requests together: 20 s. Longer makes leases long, shorter turns slow answers
+/// into ambiguous ones.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest answer that is read. An event with 200 guests is some 40 kB, a page of 50 of them below this.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// Events per page, and pages, of a search for one session. There is one such event, or none, unless something went wrong.
+/// Events per page, and pages, of a search for one session. There is one such event, or none, unless something went
+/// wrong.
 const FIND_PAGE: &str = "50";
 const FIND_PAGES_MAX: usize = 20;
 
 /// The HTTP client for everything at Google: no redirects (a token must not follow one), timeouts, connections that are
-/// kept and checked, HTTP/2 where the server offers it, and no compression (the answers are small). Build one and clone it.
+/// kept and checked, HTTP/2 where the server offers it, and no compression (the answers are small). Build one and clone
+/// it.
 ///
 /// # Panics
 ///
@@ -115,7 +117,8 @@ impl CalendarClient {
     }
 
     /// Makes one call. `wanted` is needed for insert, patch and restore; with guests in it, guests count for
-    /// [`RemoteEvent::owned_hash`], so pass it to get as well. `timeout` (at most [`CALL_TIMEOUT`]) is for all requests together.
+    /// [`RemoteEvent::owned_hash`], so pass it to get as well. `timeout` (at most [`CALL_TIMEOUT`]) is for all requests
+    /// together.
     ///
     /// # Errors
     ///
@@ -239,8 +242,8 @@ impl CalendarClient {
         }
     }
 
-    /// All live events with our marker for the session. Exactly one constraint is sent: the documentation does not agree
-    /// with itself on whether several mean *and* or *or*.
+    /// All live events with our marker for the session. Exactly one constraint is sent: the documentation does not
+    /// agree with itself on whether several mean *and* or *or*.
     async fn find(
         &self,
         session: &Session<'_>,
@@ -374,8 +377,8 @@ fn bearer(token: &SecretString) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// The parameters of every write but delete: without `conferenceDataVersion=1` Google drops conference data silently, and
-/// asks for it on all modifications.
+/// The parameters of every write but delete: without `conferenceDataVersion=1` Google drops conference data silently,
+/// and asks for it on all modifications.
 fn with_query(mut url: Url, send_updates: SendUpdates) -> Url {
     url.query_pairs_mut().append_pair("conferenceDataVersion", "1").append_pair("sendUpdates", send_updates.as_str());
     url

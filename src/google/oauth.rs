@@ -37,8 +37,8 @@ const CALENDAR_SCOPES: [&str; 3] = [
     "https://www.googleapis.com/auth/calendar",
 ];
 
-/// Whether granted scopes (space-separated) let us write events. People may leave the calendar box unticked while the rest
-/// of the consent succeeds.
+/// Whether granted scopes (space-separated) let us write events. People may leave the calendar box unticked while the
+/// rest of the consent succeeds.
 pub fn covers_calendar(scopes: &str) -> bool {
     scopes.split_ascii_whitespace().any(|scope| CALENDAR_SCOPES.contains(&scope))
 }
@@ -123,15 +123,15 @@ impl TokenEndpoint {
     ///
     /// # Errors
     ///
-    /// As [`classify_token`] says; [`Class::ScopeMissing`] when the answer lists its scopes and the calendar is not among
-    /// them; [`Class::Transient`] for timeouts, resets and answers that cannot be read.
+    /// As [`classify_token`] says; [`Class::ScopeMissing`] when the answer lists its scopes and the calendar is not
+    /// among them; [`Class::Transient`] for timeouts, resets and answers that cannot be read.
     pub async fn refresh(&self, refresh_token: &SecretString) -> Result<TokenGrant, GoogleError> {
         let refresh_token = RefreshToken::new(refresh_token.expose_secret().to_owned());
         // It owns what it needs: a future that borrows through a higher-ranked closure cannot be sent between threads.
         let (http, url) = (self.http.clone(), self.client.token_uri().url().clone());
         let exchange = move |request| exchange(http.clone(), url.clone(), request);
         let response = self.client.exchange_refresh_token(&refresh_token).request_async(&exchange).await;
-        read(response.map_err(into_google)?)
+        read(&response.map_err(into_google)?)
     }
 }
 
@@ -171,7 +171,7 @@ fn into_google(error: RequestTokenError<GoogleError, BasicErrorResponse>) -> Goo
 }
 
 /// Checks a token response: a usable token and the calendar among the scopes.
-fn read(response: GoogleTokenResponse) -> Result<TokenGrant, GoogleError> {
+fn read(response: &GoogleTokenResponse) -> Result<TokenGrant, GoogleError> {
     let access_token = response.access_token().secret();
     if access_token.is_empty() {
         return Err(GoogleError::unreadable("token", false, 200, "the access token is empty"));
@@ -184,8 +184,8 @@ fn read(response: GoogleTokenResponse) -> Result<TokenGrant, GoogleError> {
         let error = GoogleError::unanswered(Class::ScopeMissing, "token: the grant does not cover the calendar");
         return Err(GoogleError { status: Some(200), ..error });
     }
-    let expires_in_s = response.expires_in().map_or(EXPIRES_IN_DEFAULT_S, |lifetime| lifetime.as_secs());
-    let expires_in_ms = i64::try_from(expires_in_s.clamp(1, EXPIRES_IN_MAX_S) * 1000).unwrap_or(i64::MAX);
+    let lifetime_s = response.expires_in().map_or(EXPIRES_IN_DEFAULT_S, |lifetime| lifetime.as_secs());
+    let expires_in_ms = i64::try_from(lifetime_s.clamp(1, EXPIRES_IN_MAX_S) * 1000).unwrap_or(i64::MAX);
     let extra = response.extra_fields();
     Ok(TokenGrant {
         access_token: SecretString::from(access_token.as_str()),
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     fn response(json: &str) -> Result<TokenGrant, GoogleError> {
-        read(serde_json::from_str(json).unwrap())
+        read(&serde_json::from_str(json).unwrap())
     }
 
     #[test]

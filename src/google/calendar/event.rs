@@ -113,8 +113,8 @@ fn conference(resource: &Value) -> RemoteConference {
     }
 }
 
-/// A hash over the owned fields by what they mean: a time is its instant (Google answers in the calendar's offset), a missing
-/// description is an empty one, guests are their addresses in order.
+/// A hash over the owned fields by what they mean: a time is its instant (Google answers in the calendar's offset), a
+/// missing description is an empty one, guests are their addresses in order.
 fn owned_hash(resource: &Value, with_guests: bool) -> String {
     let moment = |name: &str| {
         let Some(moment) = resource.get(name) else { return (String::new(), "") };

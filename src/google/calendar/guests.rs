@@ -1,8 +1,8 @@
 //! Guests of an event: ours, and those the teacher added.
 //!
-//! A patch replaces the whole array, so what stands there has to be sent again, answers included. Which guests are ours is
-//! kept in the private property `mpGuests`: without it a student who left could not be told from a colleague whom the teacher
-//! invited by hand, and either the one would keep the invitation or the other lose it.
+//! A patch replaces the whole array, so what stands there has to be sent again, answers included. Which guests are ours
+//! is kept in the private property `mpGuests`: without it a student who left could not be told from a colleague whom
+//! the teacher invited by hand, and either the one would keep the invitation or the other lose it.
 
 use std::collections::HashSet;
 
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::event::private_property;
 use crate::model::{Attendee, digest};
 
-/// Characters of one guest in the marker: 25 bits, so two of 200 guests collide once in 1,700 events, and then the worst
-/// that happens is that one stays invited.
+/// Characters of one guest in the marker: 25 bits, so two of 200 guests collide once in 1,700 events, and then the
+/// worst that happens is that one stays invited.
 const MARK_CHARS: usize = 5;
 /// The longest value of a private property that Google keeps whole: 204 guests; it allows 200.
 const MARKER_CHARS_MAX: usize = 1024;
@@ -38,8 +38,8 @@ fn mark(key: &str) -> String {
     mark
 }
 
-/// The guests of `event` with ours brought to `wanted`: those wanted stay as they are or are added, those that were ours and
-/// are not wanted any more go, everybody else stays.
+/// The guests of `event` with ours brought to `wanted`: those wanted stay as they are or are added, those that were
+/// ours and are not wanted any more go, everybody else stays.
 pub(super) fn merge(event: &Value, wanted: &[Attendee]) -> Merged {
     let were_ours: HashSet<&[u8]> = private_property(event, "mpGuests")
         .map(|marker| marker.as_bytes().chunks_exact(MARK_CHARS).collect())
@@ -56,10 +56,10 @@ pub(super) fn merge(event: &Value, wanted: &[Attendee]) -> Merged {
         }
     }
     let mut marker = String::new();
-    let mut marked = HashSet::new();
+    let mut noted = HashSet::new();
     for guest in wanted {
         let key = key(&guest.email);
-        if marked.insert(mark(&key)) && marker.len() + MARK_CHARS <= MARKER_CHARS_MAX {
+        if noted.insert(mark(&key)) && marker.len() + MARK_CHARS <= MARKER_CHARS_MAX {
             marker.push_str(&mark(&key));
         }
         if present.insert(key) {

@@ -13,20 +13,45 @@ use crate::model::{EventId, UnixMillis};
 /// The form of the markers; a reader that meets a higher one must leave the event alone.
 const MARKER_VERSION: &str = "1";
 
+/// A member of a body that may be missing.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Member<T> {
+    /// Not sent, so it stays as it is; untagged, it would be `null`, and is skipped before that.
+    LeftOut,
+    /// Sent as `null`, so it is cleared.
+    Cleared,
+    /// Sent.
+    Set(T),
+}
+
+impl<T> Member<T> {
+    fn is_left_out(&self) -> bool {
+        matches!(self, Self::LeftOut)
+    }
+
+    fn of_insert(value: Option<T>) -> Self {
+        value.map_or(Self::LeftOut, Self::Set)
+    }
+
+    fn of_patch(value: Option<T>) -> Self {
+        value.map_or(Self::Cleared, Self::Set)
+    }
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     summary: &'a str,
-    /// `Some(None)` is `null`, which clears; `None` leaves the member out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<Option<&'a str>>,
+    #[serde(skip_serializing_if = "Member::is_left_out")]
+    description: Member<&'a str>,
     start: Moment,
     end: Moment,
     transparency: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Option<Source<'a>>>,
+    #[serde(skip_serializing_if = "Member::is_left_out")]
+    source: Member<Source<'a>>,
     extended_properties: ExtendedProperties<'a>,
     #[serde(flatten)]
     guest_rights: Option<GuestRights>,
@@ -36,8 +61,8 @@ struct Body<'a> {
     conference_data: Option<ConferenceData<'a>>,
 }
 
-/// `start` or `end`. Google merges these objects on a patch, so an all-day event becomes a timed one only when `date` is
-/// cleared in so many words.
+/// `start` or `end`. Google merges these objects on a patch, so an all-day event becomes a timed one only when `date`
+/// is cleared in so many words.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Moment {
@@ -142,11 +167,11 @@ pub(super) fn insert(id: &EventId, wanted: &Wanted, conference_request: Option<&
     to_bytes(&Body {
         id: Some(id.as_str()),
         summary: &wanted.title,
-        description: wanted.description.as_deref().map(Some),
+        description: Member::of_insert(wanted.description.as_deref()),
         start: Moment::new(wanted.starts_at, wanted.time_zone, false),
         end: Moment::new(wanted.ends_at, wanted.time_zone, false),
         transparency: "opaque",
-        source: source(wanted).map(Some),
+        source: Member::of_insert(source(wanted)),
         extended_properties: ExtendedProperties {
             private: Markers::new(wanted, merged.as_ref().map(|merged| merged.marker.as_str())),
         },
@@ -165,11 +190,11 @@ pub(super) fn patch(wanted: &Wanted, guests: Option<&Merged>) -> Vec<u8> {
     to_bytes(&Body {
         id: None,
         summary: &wanted.title,
-        description: Some(wanted.description.as_deref()),
+        description: Member::of_patch(wanted.description.as_deref()),
         start: Moment::new(wanted.starts_at, wanted.time_zone, true),
         end: Moment::new(wanted.ends_at, wanted.time_zone, true),
         transparency: "opaque",
-        source: Some(source(wanted)),
+        source: Member::of_patch(source(wanted)),
         extended_properties: ExtendedProperties {
             private: Markers::new(wanted, guests.map(|merged| merged.marker.as_str())),
         },
@@ -184,8 +209,8 @@ pub(super) fn add_conference(request_id: &str) -> Vec<u8> {
     to_bytes(&json!({ "conferenceData": ConferenceData::new(request_id) }))
 }
 
-/// The body of the `events.update` that undeletes: the tombstone as read, `sequence` and conference included (what is not
-/// sent is cleared), with `status` and the fields we own on top.
+/// The body of the `events.update` that undeletes: the tombstone as read, `sequence` and conference included (what is
+/// not sent is cleared), with `status` and the fields we own on top.
 pub(super) fn restore(tombstone: Value, wanted: &Wanted) -> Vec<u8> {
     let merged = wanted.attendees.as_deref().map(|attendees| guests::merge(&tombstone, attendees));
     let Value::Object(mut event) = tombstone else { unreachable!("an event was read from it") };
