@@ -231,13 +231,13 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
         Command::Nats(command) => {
             let config = Config::load(&environment, Need::Nats)?;
             let report = nats::run(&command, &config.nats, output == Output::Json).await;
-            show(report.map_err(|error| CommandError::of(&error, error.exit_code()))?, out)
+            show(&report.map_err(|error| CommandError::of(&error, error.exit_code()))?, out)
         }
         Command::Epoch(command) => {
             let config = Config::load(&environment, Need::Nats)?;
             let store = migrated(&environment).await?;
             let report = epoch::run(&command, &config.nats, &store, &clock, output == Output::Json).await;
-            show(report.map_err(|error| CommandError::of(&error, error.exit_code()))?, out)
+            show(&report.map_err(|error| CommandError::of(&error, error.exit_code()))?, out)
         }
         Command::Config(action) => Ok(match config::run(action, &environment, output == Output::Json, out)? {
             0 => Exit::Ok,
@@ -275,7 +275,7 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
 }
 
 /// Prints a report; its exit code is 0, or 1 where the answer is no.
-fn show(report: nats::Report, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
+fn show(report: &nats::Report, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
     writeln!(out, "{}", report.text)?;
     Ok(if report.exit_code == 0 { Exit::Ok } else { Exit::No })
 }

@@ -318,7 +318,8 @@ fn finish(
 fn agree(route: &Route<'_>, session: &SessionId, attributes: &Attributes<'_>, inside: &str) -> Result<(), Fault> {
     if route.session != *session {
         let reason = format!(
-            "{inside}sessionId {session} is not the session of the subject {}; publish every event under its own session",
+            "{inside}sessionId {session} is not the session of the subject {}; publish every event under its own \
+             session",
             shown(route.subject)
         );
         return Err(Fault::new(class::SESSION_MISMATCH, reason));

@@ -148,7 +148,9 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
         }
     }
     context.store.outbox_done(&stored).await?;
-    if let Some(error) = refused { Err(error.into()) } else {
+    if let Some(error) = refused {
+        Err(error.into())
+    } else {
         if !stored.is_empty() {
             context.health.published(stored.len());
         }

@@ -1,13 +1,20 @@
 //! The schemas, their examples and the decoder say the same.
 
+#![expect(clippy::unwrap_used, reason = "in a test the panic is the report, and these functions only serve tests")]
+
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use jsonschema::{Draft, Registry, Validator};
 use meet_projector::event::{self, Change, Details, SessionEvent, Shape};
-use meet_projector::model::{Attendee, Epoch, Kind, Place, SessionId, SessionVersion, TeacherId, TimeZone, UnixMillis};
+use meet_projector::model::{
+    Attendee, Epoch, EventId, GoogleSub, Kind, MeetLink, Place, SessionId, SessionVersion, TeacherId, TimeZone,
+    UnixMillis,
+};
 use meet_projector::plan::Code;
+use meet_projector::status::{Document, DocumentError, MeetStatus, to_json};
 use meet_projector::store::Refused;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -147,7 +154,7 @@ fn sentences_of_the_invalid_examples() {
     for (name, path) in examples("invalid") {
         let value = read_json(&path);
         let refused = event::decode(&subject_of(&value), [STRUCTURED], &read(&path), PLACE).unwrap_err();
-        sentences.push_str(&format!("{name}: {}\n", refused.reason));
+        writeln!(sentences, "{name}: {}", refused.reason).unwrap();
     }
     insta::assert_snapshot!(sentences, @r#"
     301-attendees: data.attendees has 301 entries, but may have at most 300
@@ -347,6 +354,52 @@ fn results_keep_their_schema() {
 }
 
 #[test]
+fn what_the_service_says_of_a_session_keeps_the_schema() {
+    let schema = validator("status-changed.schema.json");
+    let mut document = Document {
+        session: SessionId::parse("ses_1").unwrap(),
+        meet_status: MeetStatus::Canceled,
+        meet_link: None,
+        meet_event_id: None,
+        teacher: TeacherId::parse("tch_1").unwrap(),
+        kind: None,
+        starts_at: None,
+        ends_at: None,
+        version: 1,
+        up_to_date: false,
+        error: None,
+    };
+    let check = |document: &Document| {
+        let value: Value = serde_json::from_str(&to_json(document, UnixMillis::new(1_795_000_000_123))).unwrap();
+        if let Some(error) = schema.iter_errors(&value).next() {
+            panic!("{error} at {} of {value}", error.instance_path());
+        }
+        let names: BTreeSet<_> = value.as_object().unwrap().keys().cloned().collect();
+        let known = read_json(&folder().join("status-changed.schema.json"));
+        assert_eq!(names, known["properties"].as_object().unwrap().keys().cloned().collect(), "fields of the schema");
+    };
+    check(&document);
+
+    document.meet_link = Some(MeetLink::parse("https://meet.google.com/abc-defg-hij").unwrap());
+    document.meet_event_id =
+        Some(EventId::derive("test", &document.session, &GoogleSub("1".into()), 0).as_str().to_owned());
+    document.kind = Some(Kind::Course);
+    document.starts_at = Some(UnixMillis::new(1_796_000_000_000));
+    document.ends_at = Some(UnixMillis::new(1_796_000_000_250));
+    for (status, _) in MeetStatus::WORDS {
+        check(&Document { meet_status: status, ..document.clone() });
+    }
+    for (code, _) in Code::WORDS {
+        for (action, next_attempt_at) in [("wait", Some(UnixMillis::new(1_795_000_060_000))), ("contact_admin", None)] {
+            let since = UnixMillis::new(1_795_000_000_000);
+            let message = "what happened".to_owned();
+            let error = DocumentError { code, message, action, retryable: true, since, attempts: 3, next_attempt_at };
+            check(&Document { meet_status: MeetStatus::Error, error: Some(error), ..document.clone() });
+        }
+    }
+}
+
+#[test]
 fn asyncapi_speaks_of_what_is_there() {
     let text = String::from_utf8(read(&folder().join("asyncapi.yaml"))).unwrap();
     let document: Value = serde_norway::from_str(&text).unwrap();
@@ -355,13 +408,11 @@ fn asyncapi_speaks_of_what_is_there() {
     collect_references(&document, &mut references);
     let mut files = BTreeSet::new();
     for reference in references {
-        match reference.strip_prefix('#') {
-            Some(pointer) => assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere"),
-            None => {
-                let file = folder().join(&reference);
-                assert!(file.is_file(), "{reference} is not a file");
-                files.insert(reference);
-            }
+        if let Some(pointer) = reference.strip_prefix('#') {
+            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+        } else {
+            assert!(folder().join(&reference).is_file(), "{reference} is not a file");
+            files.insert(reference);
         }
     }
     assert!(files.len() >= 5, "{files:?}");

@@ -99,7 +99,8 @@ fn event(row: &MeetEvent, out: &mut (dyn Write + Send)) -> io::Result<()> {
             failure.message
         )?;
     }
-    let next = row.next_attempt_at.map_or("when something changes".to_owned(), super::super::model::UnixMillis::to_rfc3339);
+    let next =
+        row.next_attempt_at.map_or("when something changes".to_owned(), super::super::model::UnixMillis::to_rfc3339);
     writeln!(out, "  next look: {next}")
 }
 

@@ -244,7 +244,8 @@ impl<'de, D: Deserialize<'de> + Default> Deserialize<'de> for Keys<D> {
 pub(super) fn text(payload: &[u8]) -> Result<&str, Fault> {
     if payload.len() > PAYLOAD_BYTES_MAX {
         let reason = format!(
-            "the payload has {} bytes, but at most {PAYLOAD_BYTES_MAX} are read; send a shorter description or fewer extra fields",
+            "the payload has {} bytes, but at most {PAYLOAD_BYTES_MAX} are read; send a shorter description or \
+             fewer extra fields",
             payload.len()
         );
         return Err(Fault::new(class::OVERSIZED, reason));

@@ -41,12 +41,17 @@ pub fn absorb(
     row.intent = None;
     let step = Step { situation, call, delay_ms };
     match answer {
-        Ok(Answer::Deleted) => step.keep(gone(row)),
+        Ok(Answer::Deleted) => keep(gone(row)),
         Ok(Answer::NotModified) => step.stand(row),
         Ok(Answer::Event(event)) => step.saw(row, &event),
         Ok(Answer::Found(events)) => step.found(row, &events),
         Err(error) => step.failed(row, &error),
     }
+}
+
+/// The row alone.
+fn keep(row: MeetEvent) -> Absorbed {
+    Absorbed { row, successor: None }
 }
 
 struct Step<'a> {
@@ -60,14 +65,10 @@ impl Step<'_> {
         self.situation.now
     }
 
-    fn keep(&self, row: MeetEvent) -> Absorbed {
-        Absorbed { row, successor: None }
-    }
-
     /// Due again at once.
     fn again(&self, mut row: MeetEvent) -> Absorbed {
         row.next_attempt_at = Some(self.now());
-        self.keep(row)
+        keep(row)
     }
 
     /// What the event should look like, unless it should be gone.
@@ -78,7 +79,7 @@ impl Step<'_> {
     /// Gives up the id of this row and hands over to a new one.
     fn burn(&self, mut row: MeetEvent, phase: Phase) -> Absorbed {
         if row.want == Want::Absent {
-            return self.keep(gone(row));
+            return keep(gone(row));
         }
         if row.binding.as_ref().is_some_and(|binding| binding.generation + 1 >= GENERATIONS_MAX) {
             return self.gave_up(row, Code::InvalidRequest, "eight event ids of this session are used up");
@@ -98,7 +99,7 @@ impl Step<'_> {
         row.failure = Some(failure);
         row.settled = false;
         row.next_attempt_at = Some(self.now().plus(DAY_MS));
-        self.keep(row)
+        keep(row)
     }
 
     /// Decides how a live row rests or goes on.
@@ -122,7 +123,7 @@ impl Step<'_> {
                 row.next_attempt_at = Some(until);
             }
         }
-        self.keep(row)
+        keep(row)
     }
 
     fn saw(&self, mut row: MeetEvent, event: &RemoteEvent) -> Absorbed {
@@ -130,7 +131,7 @@ impl Step<'_> {
         let is_reply_to_write = self.call.is_write();
         if event.status == RemoteStatus::Cancelled {
             if row.want == Want::Absent {
-                return self.keep(gone(row));
+                return keep(gone(row));
             }
             // A deleted event may have lost its properties, so the marker is not asked for here.
             row.phase = Phase::Tombstone;
@@ -139,7 +140,7 @@ impl Step<'_> {
             return match row.failure.as_ref().map(|failure| failure.code) {
                 Some(Code::EventRemovedByTeacher) => {
                     row.next_attempt_at = Some(self.now().plus(DAY_MS));
-                    self.keep(row)
+                    keep(row)
                 }
                 _ => self.again(row),
             };
@@ -148,7 +149,7 @@ impl Step<'_> {
             // Only after a refused delete do we look at an event that should be gone.
             row.phase = Phase::Live;
             row.next_attempt_at = Some(self.now().plus(DAY_MS));
-            return self.keep(row);
+            return keep(row);
         }
         if !ours && !is_reply_to_write {
             return self.burn(row, Phase::Foreign);
@@ -263,6 +264,7 @@ impl Step<'_> {
         self.saw(row, event)
     }
 
+    #[expect(clippy::match_same_arms, reason = "one line for each class and call, as in the error table")]
     fn failed(&self, mut row: MeetEvent, error: &GoogleError) -> Absorbed {
         if error.is_ambiguous && self.call.is_write() {
             if matches!(self.call, Call::Insert { .. }) {
@@ -294,14 +296,14 @@ impl Step<'_> {
                 self.gave_up(row, Code::CalendarNotFound, "the teacher's calendar does not exist any more")
             }
             (Class::NotFound | Class::Deleted, Call::Restore) => self.burn(row, Phase::Absent),
-            (Class::Deleted, Call::Delete) => self.keep(gone(row)),
+            (Class::Deleted, Call::Delete) => keep(gone(row)),
             (Class::NotFound, Call::Delete) => self.delete_found_nothing(row),
             (Class::NotFound, Call::Get { .. }) => self.get_found_nothing(row, error),
             (Class::Deleted, Call::Get { .. }) if row.want == Want::Present => {
                 row.phase = Phase::Tombstone;
                 self.again(row)
             }
-            (Class::Deleted, Call::Get { .. }) => self.keep(gone(row)),
+            (Class::Deleted, Call::Get { .. }) => keep(gone(row)),
             (Class::NotFound | Class::Deleted, Call::Patch { .. } | Call::AddConference { .. }) => {
                 row.phase = Phase::Unknown;
                 row.refetches += 1;
@@ -343,46 +345,46 @@ impl Step<'_> {
     fn later(&self, mut row: MeetEvent, error: &GoogleError) -> Absorbed {
         if row.settled {
             row.next_attempt_at = Some(self.now().plus(CHECK_RETRY_MS.max(error.retry_after_ms.unwrap_or(0))));
-            return self.keep(row);
+            return keep(row);
         }
         let mut failure = failure(&row, Code::GoogleUnavailable, &error.message, self.now());
         failure.attempts += 1;
         let delay = (self.delay_ms)(failure.attempts).max(error.retry_after_ms.unwrap_or(0));
         row.failure = Some(failure);
         row.next_attempt_at = Some(self.now().plus(delay));
-        self.keep(row)
+        keep(row)
     }
 
     /// Waits for time (`Some`) or for a person (`None`).
     fn wait(&self, mut row: MeetEvent, code: Code, error: &GoogleError, wait_ms: Option<i64>) -> Absorbed {
         if row.settled {
             row.next_attempt_at = Some(self.now().plus(wait_ms.unwrap_or(DAY_MS)));
-            return self.keep(row);
+            return keep(row);
         }
         let mut failure = failure(&row, code, &error.message, self.now());
         failure.attempts += 1;
         row.failure = Some(failure);
         row.next_attempt_at = wait_ms.map(|wait| self.now().plus(wait.max(error.retry_after_ms.unwrap_or(0))));
-        self.keep(row)
+        keep(row)
     }
 
     fn delete_found_nothing(&self, mut row: MeetEvent) -> Absorbed {
         let is_fresh = row.confirmed_at.is_some_and(|at| self.now().since(at) < REPLICATION_MS);
         if row.insert_unclear_at.is_none() && !is_fresh {
-            return self.keep(gone(row));
+            return keep(gone(row));
         }
         let done = usize::try_from(row.late_checks).unwrap_or(usize::MAX);
-        let Some(wait) = LATE_CHECKS_MS.get(done) else { return self.keep(gone(row)) };
+        let Some(wait) = LATE_CHECKS_MS.get(done) else { return keep(gone(row)) };
         // The late insert, if it comes, may come after this answer: without these looks it would outlive its cancel.
         row.late_checks += 1;
         row.phase = Phase::Unknown;
         row.next_attempt_at = Some(self.now().plus(*wait));
-        self.keep(row)
+        keep(row)
     }
 
     fn get_found_nothing(&self, mut row: MeetEvent, error: &GoogleError) -> Absorbed {
         if row.want == Want::Absent {
-            return self.keep(gone(row));
+            return keep(gone(row));
         }
         let is_fresh = row.confirmed_at.is_some_and(|at| self.now().since(at) < REPLICATION_MS);
         if row.settled && is_fresh {
