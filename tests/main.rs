@@ -7,6 +7,7 @@ mod support;
 mod api;
 mod config;
 mod fake_google;
+mod faults;
 mod google_client;
 mod nats;
 mod schemas;
