@@ -18,6 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -198,7 +199,7 @@ impl Work {
         if !connectivity.borrow_and_update().connected {
             tokio::select! {
                 () = cancel.cancelled() => return End::Cancelled,
-                _ = connectivity.wait_for(|state| state.connected) => {}
+                () = connectivity.wait_for(|state| state.connected).map(drop) => {}
             }
         }
         health.connected(true);
@@ -264,7 +265,7 @@ impl Work {
         tokio::select! {
             () = self.context.cancel.cancelled() => {}
             // The other side is gone only when the program ends.
-            resumed = paused.wait_for(|paused| !paused) => if resumed.is_err() {
+            resumed = paused.wait_for(|paused| !paused).map(|resumed| resumed.is_ok()) => if !resumed {
                 self.context.cancel.cancelled().await;
             }
         }
