@@ -156,7 +156,11 @@ pub async fn run(context: ConsumerContext) {
         if failures == 0 {
             tracing::warn!(reason = %text, "ingest begins again");
         } else {
-            if matches!(end, End::Blocked(_)) { health.blocked(&text) } else { health.failed(&text) }
+            if matches!(end, End::Blocked(_)) {
+                health.blocked(&text);
+            } else {
+                health.failed(&text);
+            }
             if said.as_ref() != Some(&text) {
                 tracing::error!(reason = %text, "ingest stands still and keeps trying");
             }
@@ -209,7 +213,9 @@ impl Work {
         };
         let record = match begun {
             Ok(Standing::Open(record)) => record,
-            Ok(Standing::Blocked(ambiguity)) => return End::Blocked(format!("{}. {}", ambiguity.seen, ambiguity.advice)),
+            Ok(Standing::Blocked(ambiguity)) => {
+                return End::Blocked(format!("{}. {}", ambiguity.seen, ambiguity.advice));
+            }
             Err(error) => return End::Failed(error),
         };
         if first_try {
@@ -262,10 +268,11 @@ impl Work {
 
     async fn until_resumed(&self) {
         let mut paused = self.context.paused.clone();
+        let resumed = async { paused.wait_for(|paused| !paused).await.is_ok() };
         tokio::select! {
             () = self.context.cancel.cancelled() => {}
             // The other side is gone only when the program ends.
-            resumed = paused.wait_for(|paused| !paused).map(|resumed| resumed.is_ok()) => if !resumed {
+            resumed = resumed => if !resumed {
                 self.context.cancel.cancelled().await;
             }
         }

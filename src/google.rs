@@ -4,8 +4,11 @@
 //! endpoint, [`error`] the classification of every failure by its reason. Nothing here knows the store or decides
 //! what to do next: that is [`crate::plan`].
 
+pub mod access;
+pub mod breaker;
 pub mod calendar;
 pub mod error;
+pub mod limits;
 pub mod oauth;
 
 use crate::model::{EventId, MeetLink, UnixMillis};

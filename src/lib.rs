@@ -16,6 +16,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod consumer;
+#[cfg(feature = "dev")]
+pub mod crash;
 pub mod credential;
 pub mod event;
 #[cfg(feature = "dev")]
@@ -28,6 +30,7 @@ pub mod plan;
 pub mod projection;
 pub mod reconciler;
 pub mod retry;
+pub mod service;
 pub mod shutdown;
 pub mod status;
 pub mod store;

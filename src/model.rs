@@ -327,9 +327,10 @@ mod tests {
         assert_eq!(EventId::parse(id.as_str()), Ok(id.clone()));
         assert_ne!(id, EventId::derive("production", &session, &GoogleSub("1234".into()), 1));
         assert_ne!(id, EventId::derive("staging", &session, &GoogleSub("1234".into()), 0));
-        // Derived ids must never change between releases: every event at Google carries one.
-        insta::assert_snapshot!(id);
-        insta::assert_snapshot!(id.conference_request(0));
+        // Derived ids must never change between releases: every event at Google carries one. The values were computed by
+        // a second implementation.
+        assert_eq!(id.as_str(), "m4i4jmrqa2n4c6ufvhmfmc2pbet9d6l9s7nvtb483t92jp9ir41g");
+        assert_eq!(id.conference_request(0), "181cclb2u2t10jh6br2k2ctvd8");
     }
 
     #[test]

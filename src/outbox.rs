@@ -110,7 +110,8 @@ pub async fn run(context: OutboxContext) {
                 if context.health.failed(&text) {
                     tracing::error!(reason = %text, "results wait; trying again until they are published");
                 }
-                let pause = Duration::from_millis(100 * u64::from(1_u32 << failures.min(7))).min(Duration::from_secs(5));
+                let pause =
+                    Duration::from_millis(100 * u64::from(1_u32 << failures.min(7))).min(Duration::from_secs(5));
                 tokio::select! {
                     () = context.cancel.cancelled() => {}
                     () = tokio::time::sleep(pause) => {}
@@ -147,14 +148,13 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
         }
     }
     context.store.outbox_done(&stored).await?;
-    match refused {
-        Some(error) => Err(error.into()),
-        None => {
-            if !stored.is_empty() {
-                context.health.published(stored.len());
-            }
-            Ok(stored.len())
+    if let Some(error) = refused {
+        Err(error.into())
+    } else {
+        if !stored.is_empty() {
+            context.health.published(stored.len());
         }
+        Ok(stored.len())
     }
 }
 

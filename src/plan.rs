@@ -14,10 +14,15 @@ use crate::model::{EventId, GoogleSub, MeetLink, SessionId, TeacherId, UnixMilli
 mod absorb;
 mod assign;
 mod next;
+mod situation;
+mod standing;
+#[cfg(test)]
+mod tests;
 
 pub use absorb::{Absorbed, absorb};
 pub use assign::assign;
-pub use next::{Account, Plan, Policy, Sibling, Situation, plan, wanted};
+pub use next::{Plan, plan};
+pub use situation::{Account, Policy, Sibling, Situation, wanted};
 
 /// Whether the event should exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -156,6 +161,8 @@ pub enum Code {
     ConferenceReplaced,
     /// The teacher removed the event again after it had been restored.
     EventRemovedByTeacher,
+    /// The teacher changed the event again after it had been put right.
+    EventChangedByTeacher,
     /// Google refused the request itself.
     InvalidRequest,
     /// No write access to the calendar.
@@ -172,7 +179,7 @@ pub enum Code {
 
 impl Code {
     /// All codes with the word in documents and in the database.
-    pub const WORDS: [(Self, &'static str); 18] = [
+    pub const WORDS: [(Self, &'static str); 19] = [
         (Self::TeacherNotConnected, "TEACHER_NOT_CONNECTED"),
         (Self::ReconnectRequired, "RECONNECT_REQUIRED"),
         (Self::ScopeMissing, "SCOPE_MISSING"),
@@ -185,6 +192,7 @@ impl Code {
         (Self::MeetPendingTooLong, "MEET_PENDING_TOO_LONG"),
         (Self::ConferenceReplaced, "CONFERENCE_REPLACED"),
         (Self::EventRemovedByTeacher, "EVENT_REMOVED_BY_TEACHER"),
+        (Self::EventChangedByTeacher, "EVENT_CHANGED_BY_TEACHER"),
         (Self::InvalidRequest, "INVALID_REQUEST"),
         (Self::Forbidden, "FORBIDDEN"),
         (Self::CalendarNotFound, "CALENDAR_NOT_FOUND"),

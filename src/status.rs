@@ -129,7 +129,7 @@ pub fn document(session: &Session, rows: &[MeetEvent], now: UnixMillis) -> Docum
 /// The error that readers see: none while a transient failure is young and the start is far.
 fn shown(failure: &Failure, row: &MeetEvent, starts_at: Option<UnixMillis>, now: UnixMillis) -> Option<DocumentError> {
     let (action, retryable) = advice(failure.code);
-    if failure.code == Code::GoogleUnavailable {
+    if matches!(failure.code, Code::GoogleUnavailable | Code::PreviousEventNotRemoved) {
         let is_old = now.since(failure.since) >= TRANSIENT_SHOWN_AFTER_MS;
         let is_near = starts_at.is_some_and(|start| start.since(now) < TRANSIENT_SHOWN_BEFORE_START_MS);
         if !is_old && !is_near {
@@ -155,7 +155,9 @@ pub fn advice(code: Code) -> (&'static str, bool) {
         Code::GoogleUnavailable | Code::CalendarLimited | Code::MeetPendingTooLong | Code::PreviousEventNotRemoved => {
             ("wait", true)
         }
-        Code::MeetFailed | Code::EventRemovedByTeacher | Code::ConferenceReplaced => ("retry", false),
+        Code::MeetFailed | Code::EventRemovedByTeacher | Code::EventChangedByTeacher | Code::ConferenceReplaced => {
+            ("retry", false)
+        }
         Code::ConfigError => ("contact_admin", true),
         Code::AdminBlocked
         | Code::MeetNotAllowed

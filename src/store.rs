@@ -1,7 +1,7 @@
 //! What survives a restart. Methods are named for what the service does, each is one transaction, and no pool, row or
 //! transaction type shows: only this module and those below it name sqlx.
 //!
-//! One body of SQL serves SQLite and PostgreSQL; where the dialects differ, [`sql`] holds both texts side by side.
+//! One body of SQL serves SQLite and PostgreSQL; where the dialects differ, both texts stand side by side.
 //! Writes are serialised on both (`BEGIN IMMEDIATE`; an advisory transaction lock on PostgreSQL), because a group commit
 //! of hundreds of rows costs a few milliseconds and a single writer makes races impossible instead of unlikely.
 //! Deliberately absent: a transaction that stays open across a network call.
@@ -377,7 +377,7 @@ pub enum RefreshTurn {
 /// A stored status document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredDocument {
-    /// The JSON of DESIGN §5, `updatedAt` included, ready to send.
+    /// The JSON of the status document, `updatedAt` included, ready to send.
     pub json: String,
     /// Grows by one with every change of the document; the strong ETag is made of it.
     pub revision: i64,

@@ -46,6 +46,7 @@ async fn suite(kind: Kind) {
         reconcile::a_wake_up_outlives_the_result_it_overtook,
         reconcile::a_successor_takes_over_once_and_not_for_a_canceled_session,
         reconcile::the_end_of_a_row_wakes_the_one_that_waits,
+        reconcile::two_rows_of_a_session_may_come_in_one_batch,
         reconcile::a_release_keeps_what_is_due,
         reconcile::a_dead_holder_leaves_work_to_the_next,
         credentials::a_grant_is_stored_replaced_and_wakes_its_rows,
@@ -59,6 +60,7 @@ async fn suite(kind: Kind) {
         races::shuffled_halves_from_several_writers_end_alike,
         races::nobody_claims_what_another_holds,
         races::no_wake_up_is_lost,
+        races::a_cancelled_fold_leaves_nothing_and_blocks_nobody,
         races::one_of_many_refreshes,
     );
 }

@@ -174,9 +174,8 @@ async fn adopt(
     let known = known(store).await?;
     let seen = sight(connection, config, store, &known).await?;
     let verdict = judge(&known, &seen);
-    let current = match (&verdict, &known.current) {
-        (Verdict::Ambiguous(_) | Verdict::New(_), Some(current)) => current,
-        _ => return Ok(Report { exit_code: 0, ..nothing_to_adopt(&check(&verdict, &known, &seen, as_json), as_json) }),
+    let (Verdict::Ambiguous(_) | Verdict::New(_), Some(current)) = (&verdict, &known.current) else {
+        return Ok(Report { exit_code: 0, ..nothing_to_adopt(&check(&verdict, &known, &seen, as_json), as_json) });
     };
     let fork = if let Verdict::Ambiguous(ambiguity) = &verdict { ambiguity.fork } else { None };
     let first = fork.map_or(seen.first_sequence, |fork| (fork + 1).max(seen.first_sequence)).max(1);
@@ -240,10 +239,8 @@ impl Plan {
                 *state = Some(fold(state.take(), &event, place).0);
             }
         }
-        let changed = sessions
-            .values()
-            .filter(|(before, after)| *before != after.as_ref().map(Session::desired_hash))
-            .count();
+        let changed =
+            sessions.values().filter(|(before, after)| *before != after.as_ref().map(Session::desired_hash)).count();
         Ok(Self { record, events, unreadable, sessions: sessions.len(), changed })
     }
 

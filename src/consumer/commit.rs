@@ -108,8 +108,8 @@ impl Committer {
                 tracing::debug!(%error, sequence = incoming.sequence, "could not acknowledge");
             }
         }
-        let shapes = group.incoming.iter().filter_map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
-        self.context.health.committed(&report.outcomes, shapes, &report.position);
+        let shapes = group.incoming.iter().map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
+        self.context.health.committed(report.outcomes.iter().zip(shapes), &report.position);
         if report.work_due {
             self.context.wake.notify_one();
         }

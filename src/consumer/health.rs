@@ -1,7 +1,7 @@
 //! What readiness, metrics and the reconciler see of ingest.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
@@ -9,12 +9,15 @@ use crate::event::Shape;
 use crate::model::Epoch;
 use crate::projection::Outcome;
 use crate::store::{FoldOutcome, Position};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::EventLabels;
 
 /// The state of ingest, shared and always readable.
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<Snapshot>,
     caught_up: watch::Sender<bool>,
+    metrics: Arc<Metrics>,
 }
 
 /// The state of ingest at one moment.
@@ -42,7 +45,7 @@ pub struct Snapshot {
     pub lag: u64,
     /// Messages committed, by outcome: `applied`, `stale`, `duplicate`, `conflict`, `dead_letter`.
     pub outcomes: BTreeMap<&'static str, u64>,
-    /// Events committed, by shape: `structured`, `binary`, `nest`, `bare`.
+    /// Messages committed, by shape: `structured`, `binary`, `nest`, `bare`, `unknown`.
     pub shapes: BTreeMap<&'static str, u64>,
     /// Dead letters, by class.
     pub dead_letters: BTreeMap<&'static str, u64>,
@@ -54,11 +57,16 @@ pub struct Snapshot {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { state: Mutex::default(), caught_up: watch::Sender::new(false) }
+        Self::new(Arc::default())
     }
 }
 
 impl Health {
+    /// Nothing known yet; what is counted goes to `metrics` too.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { state: Mutex::default(), caught_up: watch::Sender::new(false), metrics }
+    }
+
     /// The state now.
     pub fn snapshot(&self) -> Snapshot {
         self.lock().clone()
@@ -129,23 +137,24 @@ impl Health {
 
     /// A group was received: `lag` more wait, `redelivered` of it had been delivered before.
     pub(super) fn received(&self, lag: u64, redelivered: u64) {
+        self.metrics.lag_messages.set(i64::try_from(lag).unwrap_or(i64::MAX));
+        self.metrics.redeliveries.inc_by(redelivered);
         let mut state = self.lock();
         state.lag = lag;
         state.redelivered += redelivered;
     }
 
-    /// A group was committed.
-    pub(super) fn committed(
+    /// A group was committed: what became of each message, and the shape of those that could be read.
+    pub(super) fn committed<'a>(
         &self,
-        outcomes: &[FoldOutcome],
-        shapes: impl Iterator<Item = Shape>,
+        messages: impl Iterator<Item = (&'a FoldOutcome, Option<Shape>)>,
         position: &Position,
     ) {
         let mut state = self.lock();
         state.groups += 1;
         state.last_error = None;
-        for outcome in outcomes {
-            let word = match outcome {
+        for (outcome, shape) in messages {
+            let outcome = match outcome {
                 FoldOutcome::Folded(Outcome::Applied) => "applied",
                 FoldOutcome::Folded(Outcome::Stale) => "stale",
                 FoldOutcome::Folded(Outcome::Duplicate) => "duplicate",
@@ -155,16 +164,16 @@ impl Health {
                     "dead_letter"
                 }
             };
-            *state.outcomes.entry(word).or_default() += 1;
-        }
-        for shape in shapes {
-            let word = match shape {
-                Shape::Structured => "structured",
-                Shape::Binary => "binary",
-                Shape::Nest => "nest",
-                Shape::Bare => "bare",
+            *state.outcomes.entry(outcome).or_default() += 1;
+            let shape = match shape {
+                Some(Shape::Structured) => "structured",
+                Some(Shape::Binary) => "binary",
+                Some(Shape::Nest) => "nest",
+                Some(Shape::Bare) => "bare",
+                None => "unknown",
             };
-            *state.shapes.entry(word).or_default() += 1;
+            *state.shapes.entry(shape).or_default() += 1;
+            self.metrics.events.get_or_create(&EventLabels { shape, outcome }).inc();
         }
         self.moved(state, position);
     }

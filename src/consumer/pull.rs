@@ -26,8 +26,8 @@ use crate::event::decode;
 use crate::model::{Place, UnixMillis};
 use crate::nats::Connection;
 use crate::nats::direct::pairs;
-use crate::nats::epoch::sight::{Standing, settle};
 use crate::nats::epoch::fingerprint;
+use crate::nats::epoch::sight::{Standing, settle};
 use crate::store::{EpochRecord, Incoming, RawMessage, Refused};
 
 /// Messages of one request, and at most of one group: SQLite reaches the server's rate in groups of 256.
@@ -148,9 +148,11 @@ impl<'a> Session<'a> {
             }
             while self.has_room() {
                 match subscriber.next().now_or_never() {
-                    Some(Some(message)) => if let Err(end) = self.take(message) {
-                        return end;
-                    },
+                    Some(Some(message)) => {
+                        if let Err(end) = self.take(message) {
+                            return end;
+                        }
+                    }
                     Some(None) => return End::Reconnected,
                     None => break,
                 }

@@ -171,7 +171,7 @@ pub async fn connect(config: &NatsConfig, name: &str) -> Result<Connection, Nats
         }
         options = options.add_root_certificates(file.clone());
     }
-    let shown = servers.iter().map(|url| shown_address(url)).collect::<Vec<_>>().join(", ");
+    let shown = servers.iter().map(shown_address).collect::<Vec<_>>().join(", ");
     let addresses: Vec<String> = servers.iter().map(Url::to_string).collect();
     let client = options.connect(addresses).await.map_err(|error| {
         let reason = match error.kind() {
@@ -280,15 +280,12 @@ fn percent_decode(text: &str) -> String {
         let escaped = (first == b'%' && tail.len() >= 2)
             .then(|| std::str::from_utf8(&tail[..2]).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok()))
             .flatten();
-        match escaped {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = tail;
-            }
+        if let Some(byte) = escaped {
+            bytes.push(byte);
+            rest = &tail[2..];
+        } else {
+            bytes.push(first);
+            rest = tail;
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

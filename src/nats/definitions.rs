@@ -340,7 +340,8 @@ mod tests {
             "metadata": {"owner": "us"}});
         let actual = json!({"retention": "interest", "subjects": ["b", "a"], "max_msgs": 7,
             "metadata": {"_nats.ver": "2.15.1", "owner": "them"}});
-        let found: Vec<String> = differences(&desired, &actual, &STREAM_FIXED).iter().map(ToString::to_string).collect();
+        let found: Vec<String> =
+            differences(&desired, &actual, &STREAM_FIXED).iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(found.join("\n"), @r"
         - deny_purge: (not set)
         + deny_purge: true

@@ -122,11 +122,7 @@ fn read(answer: Message) -> Result<StoredMessage, String> {
     Ok(StoredMessage {
         sequence,
         stored_at_ns: stored_at_ns.ok_or_else(|| format!("Nats-Time-Stamp {stored:?} is not a time"))?,
-        raw: RawMessage {
-            subject: field("Nats-Subject")?,
-            headers: pairs(&headers, true),
-            payload: answer.payload,
-        },
+        raw: RawMessage { subject: field("Nats-Subject")?, headers: pairs(&headers, true), payload: answer.payload },
     })
 }
 

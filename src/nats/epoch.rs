@@ -451,10 +451,14 @@ mod tests {
     /// {stream, database} × {intact, old backup, lost or made anew}: what a start finds, and what it does.
     #[test]
     fn the_restore_matrix() {
-        let databases = [("intact", known()), ("old backup", {
-            let position = Position { contiguous: 500, highest: 500, ..Position::default() };
-            Known { position, last_stored_at: UnixMillis::parse_rfc3339("2026-03-01T00:00:00Z").ok(), ..known() }
-        }), ("lost", Known::default())];
+        let databases = [
+            ("intact", known()),
+            ("old backup", {
+                let position = Position { contiguous: 500, highest: 500, ..Position::default() };
+                Known { position, last_stored_at: UnixMillis::parse_rfc3339("2026-03-01T00:00:00Z").ok(), ..known() }
+            }),
+            ("lost", Known::default()),
+        ];
         let mut rows = String::new();
         for (name, known) in &databases {
             let highest = known.position.highest;

@@ -47,14 +47,18 @@ struct Plan {
 /// Probes every subject that `serve` needs while it works in `epoch`.
 pub async fn probe(connection: &Connection, config: &NatsConfig, epoch: Epoch) -> Vec<Probed> {
     let results = plans(config, epoch).into_iter().map(async |plan| {
-        let outcome = if plan.answered { question(connection, &plan).await } else { tell(connection, config, &plan).await };
+        let outcome =
+            if plan.answered { question(connection, &plan).await } else { tell(connection, config, &plan).await };
         Probed { purpose: plan.purpose, subject: plan.subject, needed: plan.needed, outcome }
     });
     let mut results = join_all(results).await;
-    results.extend(join_all(results_subjects().map(async |(purpose, subject)| {
-        let outcome = refused_publish(connection, subject).await;
-        Probed { purpose, subject: subject.to_owned(), needed: true, outcome }
-    })).await);
+    results.extend(
+        join_all(results_subjects().map(async |(purpose, subject)| {
+            let outcome = refused_publish(connection, subject).await;
+            Probed { purpose, subject: subject.to_owned(), needed: true, outcome }
+        }))
+        .await,
+    );
     results
 }
 

@@ -25,21 +25,18 @@ pub fn assign(session: &Session, rows: &[MeetEvent], now: UnixMillis) -> Vec<Mee
     let kept = rows.iter().find(|row| row.want == Want::Present && row.teacher == *teacher).or_else(|| {
         rows.iter().find(|row| row.teacher == *teacher && row.phase == Phase::Absent && row.binding.is_none())
     });
-    let mut row = match kept {
-        Some(row) => {
-            let mut row = row.clone();
-            if row.phase == Phase::Absent {
-                row.phase = Phase::New;
-            }
-            row.want = Want::Present;
-            row.desired_revision += 1;
-            row.refetches = 0;
-            row
+    let mut row = if let Some(row) = kept {
+        let mut row = row.clone();
+        if row.phase == Phase::Absent {
+            row.phase = Phase::New;
         }
-        None => {
-            let ordinal = rows.iter().map(|row| row.ordinal + 1).max().unwrap_or(0);
-            MeetEvent::new(session.id.clone(), ordinal, teacher.clone(), now)
-        }
+        row.want = Want::Present;
+        row.desired_revision += 1;
+        row.refetches = 0;
+        row
+    } else {
+        let ordinal = rows.iter().map(|row| row.ordinal + 1).max().unwrap_or(0);
+        MeetEvent::new(session.id.clone(), ordinal, teacher.clone(), now)
     };
     row.settled = false;
     row.failure = None;

@@ -1,70 +1,15 @@
 //! The next call for one row.
-use super::{ConferenceState, MeetEvent, Phase, Want};
+
+use super::assign::ended;
+use super::situation::wanted;
+use super::standing::{DAY_MS, Standing, is_drifted, may_repair, standing};
+use super::{Account, Binding, Code, ConferenceState, Failure, Intent, MeetEvent, Phase, Situation, Want};
 use crate::google::{Call, Wanted};
-use crate::model::{GoogleSub, UnixMillis};
-use crate::projection::Session;
+use crate::model::{EventId, GoogleSub, UnixMillis};
 use crate::store::TokenStatus;
 
-/// What the plan must know of the other rows of the session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sibling {
-    /// Its place among the rows.
-    pub ordinal: i64,
-    /// The account it is bound to, if any.
-    pub account: Option<GoogleSub>,
-    /// Its generation, if bound.
-    pub generation: Option<i64>,
-    /// What is known of it.
-    pub phase: Phase,
-    /// Its wish.
-    pub want: Want,
-}
-
-/// The teacher's grant, as far as the plan cares.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Account {
-    /// Never connected, or disconnected on purpose.
-    None,
-    /// There is a grant; usable only when `status` is [`TokenStatus::Connected`].
-    Google {
-        /// Whose calendar.
-        account: GoogleSub,
-        /// Which calendar.
-        calendar: String,
-        /// Usable or why not.
-        status: TokenStatus,
-        /// No writes before this.
-        cool_down_until: Option<UnixMillis>,
-    },
-}
-
-/// Settings that change what is wanted at Google.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// Part of every derived id and of the private property `mpEnv`.
-    pub environment: String,
-    /// Put guests on the event (`GOOGLE_ATTENDEES`).
-    pub attendees: bool,
-    /// Automatic repairs of one event in 24 hours.
-    pub repairs_max: i64,
-}
-
-/// All that [`plan`] looks at.
-#[derive(Debug, Clone, Copy)]
-pub struct Situation<'a> {
-    /// The session as folded.
-    pub session: &'a Session,
-    /// The row.
-    pub row: &'a MeetEvent,
-    /// The other rows of the session.
-    pub siblings: &'a [Sibling],
-    /// The teacher's grant.
-    pub account: &'a Account,
-    /// Settings.
-    pub policy: &'a Policy,
-    /// Now.
-    pub now: UnixMillis,
-}
+/// How long a new id waits before it asks again whether the older event is gone (it is woken when that happens).
+const PREDECESSOR_RECHECK_MS: i64 = 30_000;
 
 /// What to do with a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,14 +22,223 @@ pub struct Plan {
     pub call: Option<Call>,
 }
 
-/// What the event at Google should look like, for a bound row of a scheduled session.
-pub fn wanted(session: &Session, row: &MeetEvent, policy: &Policy) -> Option<Wanted> {
-    let _ = (session, row, policy);
-    todo!()
+/// Decides the next call for a row that is due. Pure; carrying a plan out and planning again ends, with no further call,
+/// in a row that rests.
+pub fn plan(situation: &Situation<'_>) -> Plan {
+    let mut row = situation.row.clone();
+    if row.phase.is_final() {
+        row.next_attempt_at = None;
+        row.settled = true;
+        return rest(row);
+    }
+    if let Some(intent) = row.intent.take() {
+        // The process that began this write never recorded how it ended.
+        if intent.operation == "insert" {
+            row.insert_unclear_at = Some(intent.at);
+        }
+        row.phase = Phase::Unknown;
+    }
+    match row.want {
+        Want::Present => present(situation, row),
+        Want::Absent => absent(situation, row),
+    }
 }
 
-/// Decides the next call. Pure.
-pub fn plan(situation: &Situation<'_>) -> Plan {
-    let _ = (situation, ConferenceState::None);
-    todo!()
+fn rest(row: MeetEvent) -> Plan {
+    Plan { row, successor: None, call: None }
+}
+
+fn rest_until(mut row: MeetEvent, until: UnixMillis) -> Plan {
+    row.next_attempt_at = Some(until);
+    rest(row)
+}
+
+fn present(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
+    let now = situation.now;
+    if let Some(ended) = ended(situation.session, now) {
+        if !row.settled {
+            row.failure = Some(ended);
+        }
+        row.next_attempt_at = None;
+        return rest(row);
+    }
+    let (account, calendar) = match usable(situation.account) {
+        Ok(usable) => usable,
+        Err((code, message)) => return blocked(row, code, message, now),
+    };
+
+    if let Some(binding) = &row.binding
+        && binding.account != *account
+    {
+        if row.phase != Phase::New {
+            // The teacher connected another Google account: the event on the old one goes, a new one is made here.
+            let successor = MeetEvent::new(row.session.clone(), situation.next_ordinal(), row.teacher.clone(), now);
+            row.want = Want::Absent;
+            row.settled = false;
+            row.failure = None;
+            row.next_attempt_at = Some(now);
+            return Plan { row, successor: Some(successor), call: None };
+        }
+        row.binding = None;
+    }
+    if row.phase == Phase::New && situation.predecessor_may_live(account) {
+        let message = "an earlier event of this session is still being removed from the calendar";
+        row.failure = Some(failure(&row, Code::PreviousEventNotRemoved, message, now));
+        return rest_until(row, now.plus(PREDECESSOR_RECHECK_MS));
+    }
+    if row.binding.is_none() {
+        let generation = situation.next_generation(account);
+        row.binding = Some(Binding {
+            account: account.clone(),
+            calendar: calendar.to_owned(),
+            generation,
+            event_id: EventId::derive(&situation.policy.environment, &row.session, account, generation),
+        });
+    }
+    let Some(wanted) = wanted(situation.session, &row, situation.policy) else {
+        // Canceled meanwhile: the fold retires the row and makes it due.
+        row.next_attempt_at = None;
+        return rest(row);
+    };
+    match next_call(situation, &mut row, &wanted) {
+        Some(call) => issue(situation, row, call),
+        None => rest(row),
+    }
+}
+
+/// The call that a row needs on a calendar that can be used, or `None` with the row at rest.
+fn next_call(situation: &Situation<'_>, row: &mut MeetEvent, wanted: &Wanted) -> Option<Call> {
+    let now = situation.now;
+    let conference_request = || wanted.id.conference_request(row.conference_attempt);
+    match row.phase {
+        Phase::New | Phase::Missing => Some(Call::Insert {
+            conference_request: (row.conference != ConferenceState::NotAllowed).then(conference_request),
+        }),
+        Phase::Unknown => Some(Call::Get { if_none_match: None }),
+        // Never seen alive under this id: it may be one we burnt ourselves before the database was lost.
+        Phase::Tombstone if row.written_hash.is_none() => Some(Call::Find),
+        Phase::Tombstone => {
+            if may_repair(row, Code::EventRemovedByTeacher, situation.policy.repairs_max, now) {
+                return Some(Call::Restore);
+            }
+            let gave_up = row.failure.as_ref().is_some_and(|failure| failure.code == Code::EventRemovedByTeacher);
+            if gave_up {
+                return Some(Call::Get { if_none_match: None });
+            }
+            let message = "the teacher removed the event from the calendar again after it was restored";
+            row.failure = Some(failure(row, Code::EventRemovedByTeacher, message, now));
+            row.next_attempt_at = Some(now.plus(DAY_MS));
+            None
+        }
+        Phase::Live => {
+            let etag = row.etag.clone().unwrap_or_default();
+            match (standing(row, wanted, situation.policy.repairs_max, now), row.conference) {
+                (Standing::Settled { check_at }, _) if !row.settled => {
+                    // What is wanted moved away and back: nothing to write.
+                    row.settled = true;
+                    row.failure = None;
+                    row.next_attempt_at = check_at;
+                    None
+                }
+                (Standing::Settled { .. }, _) => Some(Call::Get { if_none_match: Some(etag) }),
+                _ if row.written_hash.as_deref() != Some(&wanted.hash) => Some(Call::Patch { etag }),
+                (Standing::Due, _) if is_drifted(row) => Some(Call::Patch { etag }),
+                _ if is_drifted(row) => Some(Call::Get { if_none_match: Some(etag) }),
+                (_, ConferenceState::Pending) => Some(Call::Get { if_none_match: None }),
+                (_, ConferenceState::Replaced) => Some(Call::Get { if_none_match: Some(etag) }),
+                _ => Some(Call::AddConference { etag, conference_request: conference_request() }),
+            }
+        }
+        Phase::Absent | Phase::Foreign => None,
+    }
+}
+
+fn absent(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
+    let now = situation.now;
+    let Some(binding) = &row.binding else {
+        return rest(gone(row));
+    };
+    if row.phase == Phase::New {
+        return rest(gone(row));
+    }
+    if ended(situation.session, now).is_some() {
+        // A lesson that is over keeps its event: deleting it now helps nobody.
+        row.next_attempt_at = None;
+        return rest(row);
+    }
+    match usable(situation.account) {
+        Err((code, message)) => return blocked(row, code, message, now),
+        Ok((account, _)) if *account != binding.account => {
+            let message = "the event is on a Google account that is no longer connected";
+            return blocked(row, Code::ReconnectRequired, message, now);
+        }
+        Ok(_) => {}
+    }
+    let was_refused = row.failure.as_ref().is_some_and(|failure| failure.code == Code::Forbidden);
+    let call =
+        if was_refused && row.phase == Phase::Unknown { Call::Get { if_none_match: None } } else { Call::Delete };
+    issue(situation, row, call)
+}
+
+/// A row whose event is known to be gone, or never was.
+pub(super) fn gone(mut row: MeetEvent) -> MeetEvent {
+    row.phase = Phase::Absent;
+    row.settled = true;
+    row.failure = None;
+    row.next_attempt_at = None;
+    row
+}
+
+fn issue(situation: &Situation<'_>, mut row: MeetEvent, call: Call) -> Plan {
+    if call.is_write() {
+        if let Account::Google { cool_down_until: Some(until), .. } = situation.account
+            && *until > situation.now
+        {
+            let message = "Google limits changes to this calendar for some hours";
+            row.failure = Some(failure(&row, Code::CalendarLimited, message, situation.now));
+            return rest_until(row, *until);
+        }
+        row.intent = Some(Intent { operation: call.operation().to_owned(), at: situation.now });
+    }
+    Plan { row, successor: None, call: Some(call) }
+}
+
+/// A row that waits for a person; a settled one keeps its status, because its link works all the same.
+fn blocked(mut row: MeetEvent, code: Code, message: &str, now: UnixMillis) -> Plan {
+    if row.settled {
+        return rest_until(row, now.plus(DAY_MS));
+    }
+    row.failure = Some(failure(&row, code, message, now));
+    row.next_attempt_at = None;
+    rest(row)
+}
+
+/// A failure that keeps its beginning while the code stays the same.
+pub(super) fn failure(row: &MeetEvent, code: Code, message: &str, now: UnixMillis) -> Failure {
+    let before = row.failure.as_ref().filter(|before| before.code == code);
+    Failure {
+        code,
+        message: message.to_owned(),
+        since: before.map_or(now, |before| before.since),
+        attempts: before.map_or(0, |before| before.attempts),
+    }
+}
+
+fn usable(account: &Account) -> Result<(&GoogleSub, &str), (Code, &'static str)> {
+    match account {
+        Account::None => Err((Code::TeacherNotConnected, "the teacher has not connected Google Calendar")),
+        Account::Google { account, calendar, status, .. } => match status {
+            TokenStatus::Connected => Ok((account, calendar)),
+            TokenStatus::Disconnected => {
+                Err((Code::TeacherNotConnected, "the teacher has disconnected Google Calendar"))
+            }
+            TokenStatus::ReconnectRequired => {
+                Err((Code::ReconnectRequired, "Google no longer accepts the teacher's consent"))
+            }
+            TokenStatus::ScopeMissing => Err((Code::ScopeMissing, "the teacher did not allow access to the calendar")),
+            TokenStatus::AdminBlocked => {
+                Err((Code::AdminBlocked, "the administrator of the teacher's Google Workspace blocks this app"))
+            }
+        },
+    }
 }

@@ -6,9 +6,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::sql::{Row, Sql, Tx, args, batch, both, with_batch, word};
-use super::{
-    Credential, NewCredential, RefreshTurn, RefreshedToken, Result, Store, TokenStatus, queue, rows,
-};
+use super::{Credential, NewCredential, RefreshTurn, RefreshedToken, Result, Store, TokenStatus, queue, rows};
 use crate::model::{GoogleSub, TeacherId, UnixMillis};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -49,9 +47,8 @@ const PUT: Sql = both(
      last_refresh_at_ms = CASE WHEN known.google_sub = excluded.google_sub THEN known.last_refresh_at_ms END",
 );
 
-const TURN: Sql = both(
-    "SELECT token_version, refresh_turn, refresh_until_ms FROM teacher_google_credential WHERE teacher_id = $1",
-);
+const TURN: Sql =
+    both("SELECT token_version, refresh_turn, refresh_until_ms FROM teacher_google_credential WHERE teacher_id = $1");
 
 const BEGIN_TURN: Sql = both(
     "UPDATE teacher_google_credential SET refresh_turn = refresh_turn + 1, refresh_until_ms = $2 WHERE teacher_id = $1",
@@ -76,9 +73,8 @@ const SET_STATUS: Sql = both(
      WHERE teacher_id = $1 AND token_version = $2",
 );
 
-const COOL_DOWN: Sql = both(
-    "UPDATE teacher_google_credential SET cool_down_until_ms = $2, cool_down_step = $3 WHERE teacher_id = $1",
-);
+const COOL_DOWN: Sql =
+    both("UPDATE teacher_google_credential SET cool_down_until_ms = $2, cool_down_step = $3 WHERE teacher_id = $1");
 
 /// The grants of several teachers.
 pub(super) async fn of_teachers<'a>(

@@ -48,9 +48,10 @@ const ONE: Sql = both(
 pub(super) async fn keep(tx: &mut Tx, epoch: Epoch, letter: &Letter<'_>, now: UnixMillis) -> Result<bool> {
     let refused = &letter.refused;
     let session = refused.session.as_ref().map(SessionId::as_str);
-    let (subject, headers, payload) = letter.raw.map(parts).map_or((None, None, None), |(subject, headers, payload)| {
-        (Some(subject), Some(headers), Some(payload))
-    });
+    let (subject, headers, payload) = letter
+        .raw
+        .map(parts)
+        .map_or((None, None, None), |(subject, headers, payload)| (Some(subject), Some(headers), Some(payload)));
     let values = args![
         epoch.0,
         letter.sequence,

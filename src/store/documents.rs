@@ -45,12 +45,14 @@ const PAGE_OF_ALL: Sql = page!("$7 = ''");
 const PAGE_OF_TEACHER: Sql = page!("teacher_id = $7");
 const PAGE_OF_STATUS: Sql = page!("meet_status = $7");
 
+/// No calendar is due later than its rows, so the rows of those that are not due need no look.
 const COUNTS: Sql = both(
     "SELECT meet_status AS name, COUNT(*) AS number FROM session GROUP BY meet_status \
      UNION ALL SELECT 'dead_letters', COUNT(*) FROM dead_letter WHERE state = 'open' \
      UNION ALL SELECT 'outbox', COUNT(*) FROM outbox \
-     UNION ALL SELECT 'due', COUNT(*) FROM session_meet_event \
-     WHERE next_attempt_at_ms <= $1 AND NOT settled AND phase NOT IN ('absent', 'foreign')",
+     UNION ALL SELECT 'due', COUNT(*) FROM teacher_queue AS q \
+     JOIN session_meet_event AS r ON r.teacher_id = q.teacher_id AND r.next_attempt_at_ms <= $1 \
+     WHERE q.due_at_ms <= $1 AND NOT r.settled AND r.phase NOT IN ('absent', 'foreign')",
 );
 
 fn read(row: &Row) -> Result<StoredDocument> {
@@ -101,9 +103,10 @@ impl Store {
         let from = filter.starts_from.map_or(i64::MIN, UnixMillis::get).max(i64::MIN + i64::from(is_bounded));
         let to = filter.starts_to.map_or(i64::MAX, UnixMillis::get);
         let limit = filter.limit.clamp(1, 100);
-        let (after_start, after_id) =
-            filter.after.as_ref().map_or((i64::MIN, ""), |(start, id)| (*start, id.as_str()));
+        let (after_start, after_id) = filter.after.as_ref().map_or((i64::MIN, ""), |(start, id)| (*start, id.as_str()));
 
+        // The index begins where the page before ended.
+        let from = from.max(after_start);
         let values: Vec<Value> = [
             vec![batch(&statuses)],
             // One row more tells whether there is a next page.

@@ -104,12 +104,13 @@ fn nul_in(event: &SessionEvent) -> Option<Refused> {
         ("url", details.and_then(|details| details.url.as_deref())),
     ];
     let attendee_texts = attendees.iter().flat_map(|attendee| {
-        [("attendees.email", Some(attendee.email.as_str())), ("attendees.displayName", attendee.display_name.as_deref())]
+        [
+            ("attendees.email", Some(attendee.email.as_str())),
+            ("attendees.displayName", attendee.display_name.as_deref()),
+        ]
     });
-    let (field, _) = texts
-        .into_iter()
-        .chain(attendee_texts)
-        .find(|(_, text)| text.is_some_and(|text| text.contains('\0')))?;
+    let (field, _) =
+        texts.into_iter().chain(attendee_texts).find(|(_, text)| text.is_some_and(|text| text.contains('\0')))?;
     Some(Refused {
         class: "bad_value",
         reason: format!("{field} holds a NUL character (U+0000), which no database keeps; send it without"),

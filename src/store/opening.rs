@@ -31,19 +31,31 @@ const PING: Sql = Sql {
     postgres: "SELECT 1",
 };
 
+fn is_postgres(url: &DatabaseUrl) -> bool {
+    let url = url.0.expose_secret();
+    url.starts_with("postgres:") || url.starts_with("postgresql:")
+}
+
 /// Opening and migrating.
 impl Store {
     /// Opens the database, creating a SQLite file where there is none; does not migrate. `sqlite://path`,
     /// `sqlite::memory:` is refused (several connections would see several databases); `postgres://…`.
     pub async fn open(url: &DatabaseUrl) -> Result<Self> {
+        if is_postgres(url) {
+            postgres::probe(url.0.expose_secret()).await?;
+        }
+        Self::open_lazily(url).await
+    }
+
+    /// [`Store::open`] without asking a PostgreSQL server for an answer, for a service that waits until it is there.
+    pub async fn open_lazily(url: &DatabaseUrl) -> Result<Self> {
+        let is_postgres = is_postgres(url);
         let url = url.0.expose_secret();
         let backend = match url.split_once(':').map(|(scheme, _)| scheme) {
             Some("sqlite") => Backend::Sqlite(sqlite::open(url).await?),
-            Some("postgres" | "postgresql") => Backend::Postgres(postgres::open(url).await?),
+            _ if is_postgres => Backend::Postgres(postgres::open_lazily(url)?),
             _ => {
-                return Err(StoreError::Configuration(
-                    "DATABASE_URL must begin with sqlite:// or postgres://".into(),
-                ));
+                return Err(StoreError::Configuration("DATABASE_URL must begin with sqlite:// or postgres://".into()));
             }
         };
         let (changes, _) = broadcast::channel(CHANGES_KEPT);
@@ -114,6 +126,18 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Closes every connection: SQLite folds its write-ahead log into the file, PostgreSQL is told good-bye. What is
+    /// asked for afterwards, by any clone, fails with [`StoreError::Unavailable`].
+    pub async fn close(&self) {
+        match &self.inner.backend {
+            Backend::Sqlite(pools) => {
+                pools.read.close().await;
+                pools.write.close().await;
+            }
+            Backend::Postgres(pool) => pool.close().await,
+        }
     }
 
     /// One round trip, for readiness.

@@ -19,12 +19,7 @@ pub(super) struct Draft {
 }
 
 /// The CloudEvent that says that a status document changed.
-pub(super) fn status_changed(
-    document: &Document,
-    json: &str,
-    traceparent: Option<&str>,
-    now: UnixMillis,
-) -> Draft {
+pub(super) fn status_changed(document: &Document, json: &str, traceparent: Option<&str>, now: UnixMillis) -> Draft {
     let message_id = message_id(now);
     let session = document.session.as_str();
     let trace = traceparent.map_or_else(String::new, |trace| {

@@ -27,7 +27,8 @@ pub(super) struct Claimed {
     pub(super) starts_at_ms: i64,
 }
 
-/// The condition stands inside and outside: PostgreSQL may run the inner query before another claim commits.
+/// The condition stands inside and outside, so that the claim is safe by itself: writes are serialised, but a query that
+/// depends on it alone would claim twice the day they are not.
 const CLAIM: Sql = both(
     "UPDATE teacher_queue SET lease_token = lease_token + 1, lease_until_ms = $2 \
      WHERE teacher_id IN (SELECT teacher_id FROM teacher_queue \
@@ -37,12 +38,13 @@ const CLAIM: Sql = both(
      RETURNING teacher_id, lease_token, starts_at_ms",
 );
 
-/// Gives calendars back, due when their next row is. Final rows are never due.
+/// Gives calendars back, due when their next row is. Final rows are never due. With ORDER BY and LIMIT instead of MIN the
+/// first entry of the index answers, however many rows wait.
 const REQUEUE: Sql = with_batch!(
     "UPDATE teacher_queue SET lease_until_ms = NULL, \
-     due_at_ms = (SELECT MIN(r.next_attempt_at_ms) FROM session_meet_event AS r \
+     due_at_ms = (SELECT r.next_attempt_at_ms FROM session_meet_event AS r \
      WHERE r.teacher_id = teacher_queue.teacher_id AND r.next_attempt_at_ms IS NOT NULL \
-     AND r.phase NOT IN ('absent', 'foreign')), \
+     AND r.phase NOT IN ('absent', 'foreign') ORDER BY r.next_attempt_at_ms LIMIT 1), \
      starts_at_ms = COALESCE((SELECT MIN(s.starts_at_ms) FROM (SELECT r.session_id FROM session_meet_event AS r \
      WHERE r.teacher_id = teacher_queue.teacher_id AND r.next_attempt_at_ms IS NOT NULL \
      AND r.phase NOT IN ('absent', 'foreign') ORDER BY r.next_attempt_at_ms LIMIT 256) AS soon \
@@ -162,10 +164,8 @@ impl Store {
         if leases.is_empty() {
             return Ok(());
         }
-        let held: Vec<_> = leases
-            .iter()
-            .map(|(teacher, token)| Held { teacher_id: teacher.as_str(), lease_token: *token })
-            .collect();
+        let held: Vec<_> =
+            leases.iter().map(|(teacher, token)| Held { teacher_id: teacher.as_str(), lease_token: *token }).collect();
         let mut tx = self.inner.write("giving calendars back").await?;
         requeue(&mut tx, &held).await?;
         tx.commit().await

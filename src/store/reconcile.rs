@@ -10,6 +10,10 @@ use crate::model::{SessionId, TeacherId, UnixMillis};
 use crate::plan::{MeetEvent, Sibling, Want};
 use crate::projection::Session;
 
+/// How many times a claim that met only calendars without a due row tries the next ones, before it leaves the write lock
+/// to others.
+const CLAIM_ROUNDS: usize = 8;
+
 /// The due rows of the claimed calendars: of each the first ones by start.
 const DUE: Sql = with_batch!(
     "SELECT session_id, ordinal, teacher_id FROM (\
@@ -43,12 +47,10 @@ impl Store {
     ) -> Result<Vec<TeacherLease>> {
         let until = now.plus(lease_ms);
         let mut tx = self.inner.write("claiming calendars").await?;
-        loop {
+        for _ in 0..CLAIM_ROUNDS {
             let claimed = queue::claim(&mut tx, now, until, teachers).await?;
             if claimed.is_empty() {
-                // Dropping the transaction here would undo the requeuing of a turn before.
-                tx.commit().await?;
-                return Ok(Vec::new());
+                break;
             }
             let held: Vec<_> = claimed
                 .iter()
@@ -81,10 +83,13 @@ impl Store {
                 })
                 .collect());
         }
+        // Dropping the transaction instead would undo the requeuing of the rounds before.
+        tx.commit().await?;
+        Ok(Vec::new())
     }
 
     /// Keeps intents before their calls: each row only if the lease token still stands and nothing else is wanted by
-    /// now. Documents are not looked at: [`Store::record`] follows.
+    /// now. A begun row stays due until [`Store::record`], which also sees to the document.
     pub async fn begin(&self, writes: &[RowWrite], now: UnixMillis) -> Result<Vec<Written>> {
         if writes.is_empty() {
             return Ok(Vec::new());
@@ -95,7 +100,9 @@ impl Store {
             .iter()
             .map(|write| match batch.current(write) {
                 Some(current) if current.desired_revision == write.row.desired_revision => {
+                    let due = current.next_attempt_at;
                     batch.apply(write, false, now);
+                    batch.keep_due(&write.row, due);
                     Written::Yes
                 }
                 _ => Written::No,
@@ -132,10 +139,8 @@ impl Store {
             })
             .collect();
         let saved = batch.working.save(&mut tx, now).await?;
-        let keys: Vec<_> = woken
-            .iter()
-            .map(|(session, ordinal)| RowKey { session_id: session.as_str(), ordinal: *ordinal })
-            .collect();
+        let keys: Vec<_> =
+            woken.iter().map(|(session, ordinal)| RowKey { session_id: session.as_str(), ordinal: *ordinal }).collect();
         queue::mark_woken(&mut tx, &keys).await?;
         tx.commit().await?;
         self.announce(&saved.changed);
@@ -232,13 +237,13 @@ impl Batch {
         let wanted_before = current.want;
         if write.successor.is_none() {
             row.want = current.want;
-        } else if current.want == Want::Absent {
-            // A wish never goes from absent to present by a result.
-            row.want = Want::Absent;
-        }
-        row.desired_revision = row.desired_revision.max(current.desired_revision);
-        if write.successor.is_none() {
             row.desired_revision = current.desired_revision;
+        } else {
+            // A wish never goes from absent to present by a result.
+            if current.want == Want::Absent {
+                row.want = Want::Absent;
+            }
+            row.desired_revision = row.desired_revision.max(current.desired_revision);
         }
         if !row.phase.is_final() {
             if has_moved {
@@ -258,6 +263,18 @@ impl Batch {
         }
     }
 
+    /// Keeps a begun row due as it was: should its holder die before the result is recorded, it is looked at again.
+    fn keep_due(&mut self, begun: &MeetEvent, due: Option<UnixMillis>) {
+        let entry = self.working.touch(&begun.session).expect("the row was written a moment ago");
+        let Some(row) = entry.row(begun.ordinal) else { return };
+        if let Some(due) = due
+            && row.next_attempt_at.is_none_or(|next| due < next)
+        {
+            let row = MeetEvent { next_attempt_at: Some(due), ..row.clone() };
+            entry.put_row(row);
+        }
+    }
+
     /// Makes the unsettled wanted rows beside `row` due, which may have waited for it; says which.
     fn wake_siblings(&mut self, row: &MeetEvent, now: UnixMillis) -> Vec<(SessionId, i64)> {
         let entry = self.working.touch(&row.session).expect("the row was written a moment ago");
@@ -274,6 +291,8 @@ impl Batch {
             woken.push((other.session.clone(), other.ordinal));
             entry.put_row(other);
         }
+        // One of them may come later in the same batch.
+        self.woken.extend(woken.iter().cloned());
         woken
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use super::sql::{Row, columns, word, word_of};
+use super::sql::{Row, Sql, columns, with_batch, word, word_of};
 use crate::event::Details;
 use crate::model::{
     Attendee, Epoch, EventId, GoogleSub, Kind, MeetLink, SessionId, SessionVersion, TeacherId, TimeZone, UnixMillis,
@@ -89,6 +89,39 @@ columns! {
         failure_attempts: Option<i64> => bigint,
         settled: bool => boolean,
         next_attempt_at_ms: Option<i64> => bigint,
+    }
+}
+
+/// A row that is as [`MeetEvent::new`] makes it, as nearly all are when they are inserted: what of it is not the same for
+/// all. A fifth of the columns of [`EventColumns`], and that much faster where thousands of sessions come in.
+#[derive(Debug, Serialize)]
+pub(super) struct NewEventColumns<'a> {
+    session_id: &'a str,
+    ordinal: i64,
+    teacher_id: &'a str,
+    next_attempt_at_ms: Option<i64>,
+}
+
+impl<'a> NewEventColumns<'a> {
+    /// Inserts a batch. The values here are those of [`MeetEvent::new`].
+    pub(super) const INSERT: Sql = with_batch!(
+        "INSERT INTO session_meet_event (session_id, ordinal, teacher_id, want, desired_revision, phase, \
+         conference_state, conference_attempt, late_checks, refetches, repairs, settled, next_attempt_at_ms) \
+         SELECT session_id, ordinal, teacher_id, 'present', 1, 'new', 'none', 0, 0, 0, 0, FALSE, next_attempt_at_ms FROM ",
+        [session_id text, ordinal bigint, teacher_id text, next_attempt_at_ms bigint],
+        " AS batch"
+    );
+
+    /// The columns, if the row is as new.
+    pub(super) fn of(event: &'a MeetEvent) -> Option<Self> {
+        let at = event.next_attempt_at?;
+        let new = MeetEvent::new(event.session.clone(), event.ordinal, event.teacher.clone(), at);
+        (*event == new).then(|| Self {
+            session_id: event.session.as_str(),
+            ordinal: event.ordinal,
+            teacher_id: event.teacher.as_str(),
+            next_attempt_at_ms: Some(at.get()),
+        })
     }
 }
 
@@ -322,10 +355,7 @@ struct KeptAttendee {
 fn attendees_json(attendees: &[Attendee]) -> String {
     let kept: Vec<_> = attendees
         .iter()
-        .map(|attendee| KeptAttendee {
-            email: attendee.email.clone(),
-            display_name: attendee.display_name.clone(),
-        })
+        .map(|attendee| KeptAttendee { email: attendee.email.clone(), display_name: attendee.display_name.clone() })
         .collect();
     serde_json::to_string(&kept).expect("texts always serialise")
 }

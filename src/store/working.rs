@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::Serialize;
 
 use super::rows::{
-    EventColumns, KeptDocument, SessionColumns, event_columns, list_start, read_document, read_event,
+    EventColumns, KeptDocument, NewEventColumns, SessionColumns, event_columns, list_start, read_document, read_event,
     read_session, session_columns,
 };
 use super::sql::{Sql, Tx, batch, session_ids, with_batch};
@@ -33,6 +33,8 @@ pub(super) struct Entry {
     document: Option<KeptDocument>,
     is_session_changed: bool,
     changed_rows: BTreeSet<i64>,
+    /// Ordinals that the database holds.
+    stored_rows: BTreeSet<i64>,
 }
 
 impl Entry {
@@ -87,6 +89,7 @@ impl Working {
                 document: Some(read_document(&row)?),
                 is_session_changed: false,
                 changed_rows: BTreeSet::new(),
+                stored_rows: BTreeSet::new(),
                 session,
             };
             entries.insert(entry.session.id.clone(), entry);
@@ -96,6 +99,7 @@ impl Working {
                 let event = read_event(&row)?;
                 // They come in the order of their ordinals; the foreign key promises the session.
                 if let Some(entry) = entries.get_mut(&event.session) {
+                    entry.stored_rows.insert(event.ordinal);
                     entry.rows.push(event);
                 }
             }
@@ -138,6 +142,7 @@ impl Working {
             document: None,
             is_session_changed: true,
             changed_rows: BTreeSet::new(),
+            stored_rows: BTreeSet::new(),
         };
         self.entries.insert(id, entry);
     }
@@ -212,14 +217,21 @@ impl Working {
 
     /// Writes the changed rows of the sessions and brings their calendars forward; says when the first is due.
     async fn write_rows(&self, tx: &mut Tx, ids: &[SessionId]) -> Result<Option<UnixMillis>> {
-        let events: Vec<_> = ids
-            .iter()
-            .map(|id| &self.entries[id])
-            .flat_map(|entry| entry.rows.iter().filter(|row| entry.changed_rows.contains(&row.ordinal)))
-            .map(event_columns)
-            .collect();
-        if !events.is_empty() {
-            tx.execute(EventColumns::UPSERT, vec![batch(&events)]).await?;
+        let (mut new, mut changed) = (Vec::new(), Vec::new());
+        for entry in ids.iter().map(|id| &self.entries[id]) {
+            for row in entry.rows.iter().filter(|row| entry.changed_rows.contains(&row.ordinal)) {
+                let is_stored = entry.stored_rows.contains(&row.ordinal);
+                match NewEventColumns::of(row).filter(|_| !is_stored) {
+                    Some(columns) => new.push(columns),
+                    None => changed.push(event_columns(row)),
+                }
+            }
+        }
+        if !new.is_empty() {
+            tx.execute(NewEventColumns::INSERT, vec![batch(&new)]).await?;
+        }
+        if !changed.is_empty() {
+            tx.execute(EventColumns::UPSERT, vec![batch(&changed)]).await?;
         }
         let due = self.due(ids);
         if !due.is_empty() {
@@ -243,9 +255,8 @@ impl Working {
             let changed = entry.rows.iter().filter(|row| entry.changed_rows.contains(&row.ordinal));
             for row in changed.filter(|row| !row.phase.is_final()) {
                 let Some(at) = row.next_attempt_at else { continue };
-                let soonest = calendars
-                    .entry(row.teacher.clone())
-                    .or_insert(Due { at, starts_at_ms: entry.starts_at_ms() });
+                let soonest =
+                    calendars.entry(row.teacher.clone()).or_insert(Due { at, starts_at_ms: entry.starts_at_ms() });
                 soonest.at = soonest.at.min(at);
                 soonest.starts_at_ms = soonest.starts_at_ms.min(entry.starts_at_ms());
             }

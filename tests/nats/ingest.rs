@@ -117,10 +117,8 @@ async fn restarts_in_the_middle_of_a_stream_lose_nothing() {
     }
     let ingest = Ingest::start(server.config(), &database.store);
     for part in [1, 1500] {
-        eventually("some of it is read", async || {
-            database.store.position(Epoch(1)).await.unwrap().highest >= part
-        })
-        .await;
+        eventually("some of it is read", async || database.store.position(Epoch(1)).await.unwrap().highest >= part)
+            .await;
         server.restart().await;
     }
     ingest.until_read(1, 3000).await;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Database, Ingest};
-use crate::support::nats::{NatsServer, delete_stream, define, eventually, publish_event, stream};
+use crate::support::nats::{NatsServer, define, delete_stream, eventually, publish_event, stream};
 
 fn relay(server: &NatsServer, store: &Store) -> (Arc<OutboxHealth>, CancellationToken, JoinHandle<()>) {
     let (health, cancel) = (Arc::new(OutboxHealth::default()), CancellationToken::new());
@@ -27,10 +27,8 @@ fn relay(server: &NatsServer, store: &Store) -> (Arc<OutboxHealth>, Cancellation
 }
 
 async fn until_empty(store: &Store) {
-    eventually("nothing waits to be published", async || {
-        store.counts(UnixMillis::new(0)).await.unwrap().outbox == 0
-    })
-    .await;
+    eventually("nothing waits to be published", async || store.counts(UnixMillis::new(0)).await.unwrap().outbox == 0)
+        .await;
 }
 
 /// The session and version of every result, in the order of the stream.

@@ -13,8 +13,10 @@ const PERMISSIONS: &str = include_str!("../../nats/permissions.conf");
 
 /// A server with those users, a connection as each, and the definitions applied by the operator.
 async fn guarded() -> (NatsServer, Connection, Connection) {
-    let passwords = ["PROJECTOR", "PUBLISHER", "OPERATOR"].map(|user| (format!("{user}_PASSWORD"), user.to_lowercase()));
-    let environment: Vec<(&str, &str)> = passwords.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let passwords =
+        ["PROJECTOR", "PUBLISHER", "OPERATOR"].map(|user| (format!("{user}_PASSWORD"), user.to_lowercase()));
+    let environment: Vec<(&str, &str)> =
+        passwords.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let server = NatsServer::start_with(Some(PERMISSIONS), &environment).await;
     let operator = connect(&server.config_as(Some("operator")), "operator").await.unwrap();
     define(&operator, &server.config()).await;

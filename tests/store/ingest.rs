@@ -2,7 +2,7 @@
 
 use meet_projector::event::{Change, SessionEvent};
 use meet_projector::model::{Epoch, Place, TimeZone};
-use meet_projector::plan::Phase;
+use meet_projector::plan::{MeetEvent, Phase};
 use meet_projector::projection::Outcome;
 use meet_projector::status::MeetStatus;
 use meet_projector::store::{EpochRecord, FoldOutcome, Position, RawMessage, StoreError};
@@ -21,7 +21,7 @@ pub async fn a_schedule_makes_a_session_a_row_a_document_and_a_result(kind: Kind
     assert_eq!(changes.try_recv().unwrap(), session("ses_1"));
 
     let row = only_row(store, "ses_1").await;
-    assert_eq!((row.ordinal, row.teacher.as_str(), row.phase, row.next_attempt_at), (0, "tch_1", Phase::New, Some(NOW)));
+    assert_eq!(row, MeetEvent::new(session("ses_1"), 0, teacher("tch_1"), NOW));
     assert_eq!(store.next_due().await.unwrap(), Some(NOW));
 
     let stored = store.document(&session("ses_1")).await.unwrap().unwrap();
@@ -67,8 +67,7 @@ pub async fn every_field_survives(kind: Kind) {
     details.url = Some("https://example.com/sessions/ses_1?a=b&c=d".into());
     details.attendees.push(meet_projector::model::Attendee { email: "b@example.com".into(), display_name: None });
     fold(&fresh.store, vec![event.clone()]).await;
-    let (expected, _) =
-        meet_projector::projection::fold(None, &event, Place { epoch: EPOCH, sequence: 1 });
+    let (expected, _) = meet_projector::projection::fold(None, &event, Place { epoch: EPOCH, sequence: 1 });
     let (stored, _) = fresh.store.session(&session("ses_1")).await.unwrap().unwrap();
     assert_eq!(stored, expected);
 
@@ -82,6 +81,12 @@ pub async fn every_field_survives(kind: Kind) {
     let (stored, rows) = fresh.store.session(&session("ses_2")).await.unwrap().unwrap();
     assert_eq!(stored.details.unwrap().1, late.details.unwrap());
     assert_eq!((stored.head.teacher, rows.len()), (teacher("tch_1"), 0));
+    // The trace context is that of the event the head comes from, whoever comes late.
+    let older = SessionEvent { traceparent: Some("00-older".into()), ..scheduled("ses_1", 7, "tch_1", 1) };
+    let newer = SessionEvent { traceparent: None, ..scheduled("ses_2", 4, "tch_1", 3) };
+    fold(&fresh.store, vec![older, newer]).await;
+    let traces: Vec<_> = claim_one(&fresh.store, NOW).await.jobs.into_iter().map(|job| job.traceparent).collect();
+    assert_eq!(traces, [None, event.traceparent]);
     assert_eq!(document(&fresh.store, "ses_2").await["startsAt"], "2026-12-01T03:00:00Z");
 }
 
@@ -167,8 +172,8 @@ pub async fn what_is_refused_is_kept_once(kind: Kind) {
     large.raw.payload = vec![0xff; 300 * 1024].into();
     let mut nul = scheduled("a", 1, "t", 1);
     nul.details.as_mut().unwrap().title = "Piano\0".into();
-    let group =
-        [refused(1, "ends_before_start"), large, incoming(3, nul), incoming(4, scheduled("b", 1, "t", 1))];
+    nul.source = Some("/a\0b".into());
+    let group = [refused(1, "ends_before_start"), large, incoming(3, nul), incoming(4, scheduled("b", 1, "t", 1))];
     for _ in 0..2 {
         let report = store.fold(EPOCH, &group, NOW).await.unwrap();
         let classes: Vec<_> = report
@@ -188,7 +193,7 @@ pub async fn what_is_refused_is_kept_once(kind: Kind) {
     assert_eq!(letters[1].raw.as_ref().unwrap().payload.len(), 256 * 1024);
     assert_eq!(letters[1].raw.as_ref().unwrap().headers[1], ("X".to_owned(), "a: b".to_owned()));
     assert_eq!(letters[0].refused.session, Some(session("a")));
-    assert!(letters[0].refused.reason.starts_with("title holds a NUL"), "{}", letters[0].refused.reason);
+    assert!(letters[0].refused.reason.starts_with("source holds a NUL"), "{}", letters[0].refused.reason);
     assert!(store.session(&session("a")).await.unwrap().is_none());
 }
 
@@ -256,10 +261,7 @@ pub async fn an_epoch_may_begin_late(kind: Kind) {
     let epochs = store.epochs().await.unwrap();
     let sources = vec!["/a".to_owned(), "/b".into(), "/services/bookings".into()];
     assert_eq!(epochs[0], EpochRecord { sources, ..first });
-    assert_eq!(
-        epochs[1],
-        EpochRecord { created: "2027".into(), sources: vec!["/services/bookings".into()], ..second }
-    );
+    assert_eq!(epochs[1], EpochRecord { created: "2027".into(), sources: vec!["/services/bookings".into()], ..second });
 }
 
 pub async fn anchors_and_sources_tell_the_stream(kind: Kind) {

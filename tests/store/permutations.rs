@@ -51,8 +51,7 @@ fn scenario() -> impl Strategy<Value = Scenario> {
         let once: Vec<usize> = (0..events.len()).collect();
         let again = prop::collection::vec(0..events.len(), 0..6);
         let arrival = again.prop_map(move |again| once.iter().copied().chain(again).collect::<Vec<_>>()).prop_shuffle();
-        (Just(events), arrival, 1..6_usize)
-            .prop_map(|(events, arrival, group)| Scenario { events, arrival, group })
+        (Just(events), arrival, 1..6_usize).prop_map(|(events, arrival, group)| Scenario { events, arrival, group })
     })
 }
 

@@ -153,6 +153,26 @@ pub async fn no_wake_up_is_lost(kind: Kind) {
     assert_eq!(fresh.store.counts(NOW).await.unwrap().due, 0);
 }
 
+pub async fn a_cancelled_fold_leaves_nothing_and_blocks_nobody(kind: Kind) {
+    let fresh = Fresh::new(kind).await;
+    for nth in 0..60_i64 {
+        let store = fresh.store.clone();
+        let group = [incoming(nth + 1, scheduled(&format!("s{nth}"), 1, "t", nth)), refused(nth + 1000, "not_json")];
+        let task = tokio::spawn(async move { store.fold(EPOCH, &group, NOW).await.map(drop) });
+        for _ in 0..nth {
+            tokio::task::yield_now().await;
+        }
+        task.abort();
+        drop(task.await);
+    }
+    // Each group is there as a whole or not at all, and the connection goes on.
+    let folded = fresh.texts("SELECT session_id FROM session").await.len();
+    assert_eq!(fresh.texts("SELECT class FROM dead_letter").await.len(), folded);
+    assert_eq!(fresh.texts("SELECT key FROM outbox").await.len(), folded);
+    fold(&fresh.store, vec![scheduled("last", 1, "t", 1)]).await;
+    assert!(fresh.store.document(&session("last")).await.unwrap().is_some());
+}
+
 pub async fn one_of_many_refreshes(kind: Kind) {
     let fresh = Fresh::new(kind).await;
     fresh.store.put_credential(&grant("t", "1"), NOW).await.unwrap();

@@ -57,10 +57,8 @@ pub async fn soonest_first_and_no_more_than_asked_for(kind: Kind) {
     });
     fold(store, events.collect()).await;
     let leases = store.claim(NOW, LEASE_MS, 3, 2).await.unwrap();
-    let told: Vec<_> = leases
-        .iter()
-        .flat_map(|lease| lease.jobs.iter().map(|job| job.row.session.as_str().to_owned()))
-        .collect();
+    let told: Vec<_> =
+        leases.iter().flat_map(|lease| lease.jobs.iter().map(|job| job.row.session.as_str().to_owned())).collect();
     assert_eq!(told, ["t2", "t1", "u2", "u1", "v2", "v1"]);
     assert_eq!(store.claim(NOW, LEASE_MS, 3, 2).await.unwrap().len(), 1);
     assert!(claim(store, NOW).await.is_empty());
@@ -126,7 +124,8 @@ pub async fn every_field_of_a_row_survives(kind: Kind) {
     let lease = claim_one(&fresh.store, NOW).await;
     let row = full(&lease.jobs[0].row);
     assert_eq!(fresh.store.begin(&[write(&lease, row.clone())], NOW).await.unwrap(), [Written::Yes]);
-    assert_eq!(only_row(&fresh.store, "a").await, row);
+    let begun = MeetEvent { next_attempt_at: Some(NOW), ..row.clone() };
+    assert_eq!(only_row(&fresh.store, "a").await, begun, "due until its result is recorded");
     assert_eq!(fresh.store.document(&session("a")).await.unwrap().unwrap().revision, 1);
     assert_eq!(fresh.store.record(&[write(&lease, row.clone())], NOW).await.unwrap(), [Written::Yes]);
     assert_eq!(only_row(&fresh.store, "a").await, row);
@@ -317,13 +316,8 @@ pub async fn the_end_of_a_row_wakes_the_one_that_waits(kind: Kind) {
     let store = &fresh.store;
     let (old, new) = handed_over(store).await;
     // The new teacher's row waits for the old one, and its holder is about to say so when the old one ends.
-    let ended = MeetEvent {
-        phase: Phase::Absent,
-        settled: true,
-        next_attempt_at: None,
-        link: None,
-        ..old.jobs[0].row.clone()
-    };
+    let ended =
+        MeetEvent { phase: Phase::Absent, settled: true, next_attempt_at: None, link: None, ..old.jobs[0].row.clone() };
     assert_eq!(store.record(&[write(&old, ended)], NOW.plus(1)).await.unwrap(), [Written::Yes]);
     assert_eq!(store.record(&[write(&new, waiting(&new.jobs[0].row))], NOW.plus(2)).await.unwrap(), [Written::Yes]);
     release(store, &new, NOW.plus(2)).await;
@@ -341,6 +335,30 @@ pub async fn the_end_of_a_row_wakes_the_one_that_waits(kind: Kind) {
     let ended = MeetEvent { phase: Phase::Absent, settled: true, next_attempt_at: None, ..old.jobs[0].row.clone() };
     store.record(&[write(&old, ended)], NOW.plus(2)).await.unwrap();
     assert_eq!(claim_one(store, NOW.plus(2)).await.teacher, teacher("u"));
+}
+
+pub async fn two_rows_of_a_session_may_come_in_one_batch(kind: Kind) {
+    let fresh = Fresh::new(kind).await;
+    let store = &fresh.store;
+    fold(store, vec![scheduled("a", 1, "t", 9)]).await;
+    let lease = claim_one(store, NOW).await;
+    let live = done(&lease.jobs[0].row, NOW);
+    let retired = MeetEvent { want: Want::Absent, settled: false, next_attempt_at: Some(NOW), ..live };
+    let change = RowWrite { successor: Some(successor(&retired)), ..write(&lease, retired.clone()) };
+    store.record(&[change], NOW).await.unwrap();
+    // Planned from one moment: the old one has just gone, and the new one still waits for it.
+    let ended = MeetEvent { phase: Phase::Absent, settled: true, next_attempt_at: None, ..retired.clone() };
+    let writes = [write(&lease, ended), write(&lease, waiting(&successor(&retired)))];
+    assert_eq!(store.record(&writes, NOW.plus(1)).await.unwrap(), [Written::Yes; 2]);
+    release(store, &lease, NOW.plus(1)).await;
+    let lease = claim_one(store, NOW.plus(1)).await;
+    assert_eq!((lease.jobs.len(), lease.jobs[0].row.ordinal), (1, 1));
+    // A NUL in what Google said must not fail the batch for ever.
+    let odd = MeetEvent { etag: Some("\"a\0b\"".into()), ..done(&lease.jobs[0].row, NOW) };
+    assert_eq!(store.record(&[write(&lease, odd)], NOW.plus(1)).await.unwrap(), [Written::Yes]);
+    let (_, rows) = store.session(&session("a")).await.unwrap().unwrap();
+    assert_eq!(rows[1].etag.as_deref(), Some("\"a\u{fffd}b\""));
+    assert!(store.claim(NOW.plus(1), LEASE_MS, 16, 0).await.unwrap().is_empty());
 }
 
 /// A session that has gone from teacher `t`, where its event exists, to teacher `u`; both calendars claimed.

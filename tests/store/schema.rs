@@ -10,7 +10,10 @@ pub async fn what_is_missing_is_said_and_applied_once(kind: Kind) {
     let fresh = Fresh::unmigrated(kind).await;
     fresh.store.ping().await.unwrap();
     let sentence = fresh.store.check_schema().await.unwrap_err();
-    assert!(matches!(&sentence, StoreError::Schema(text) if text.contains("run `meet-projector migrate`")), "{sentence}");
+    assert!(
+        matches!(&sentence, StoreError::Schema(text) if text.contains("run `meet-projector migrate`")),
+        "{sentence}"
+    );
     assert_eq!(fresh.store.migrate().await.unwrap(), ["0001 tables"]);
     assert_eq!(fresh.store.migrate().await.unwrap(), Vec::<String>::new());
     fresh.store.check_schema().await.unwrap();

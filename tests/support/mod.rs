@@ -1,5 +1,7 @@
 //! Real parts for the tests: they start what they need or fail loudly.
 
+pub mod gate;
 pub mod google;
 pub mod nats;
 pub mod postgres;
+pub mod service;

@@ -216,7 +216,7 @@ fn source(message: &StoredMessage) -> Option<String> {
         source: Option<String>,
     }
     let header = message.raw.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("ce-source"));
-    header.map(|(_, value)| value.clone()).or_else(|| {
-        serde_json::from_slice::<Envelope>(&message.raw.payload).ok().and_then(|envelope| envelope.source)
-    })
+    header
+        .map(|(_, value)| value.clone())
+        .or_else(|| serde_json::from_slice::<Envelope>(&message.raw.payload).ok().and_then(|envelope| envelope.source))
 }

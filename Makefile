@@ -1,0 +1,38 @@
+# Everything a person types. `make` lists it.
+
+CARGO ?= cargo
+FEATURES := --features dev
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-fast lint fmt check bench tools
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## the whole service with a NATS server, a fake Google and sample lessons, in a minute
+	@$(CARGO) build --quiet $(FEATURES)
+	@NATS_SERVER="$$(.ci/nats-server)" target/debug/meet-projector dev
+
+test: tools ## every test, on a real NATS server and a real PostgreSQL
+	@NATS_SERVER="$$(.ci/nats-server)" .ci/test
+
+test-fast: ## the tests that need no server
+	$(CARGO) test $(FEATURES) --lib
+
+lint: ## formatting, clippy and docs, warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets $(FEATURES) --quiet -- -D warnings
+	$(CARGO) clippy --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --quiet $(FEATURES)
+
+fmt: ## format the sources
+	$(CARGO) fmt
+
+check: lint test ## what CI runs
+
+bench: ## figures of this machine, as ratios within one run
+	@NATS_SERVER="$$(.ci/nats-server)" $(CARGO) bench $(FEATURES) --bench figures
+
+tools: ## find or fetch what the tests and `make run` need beside Rust
+	@.ci/nats-server >/dev/null
+	@.ci/postgres >/dev/null
