@@ -221,7 +221,7 @@ impl Work {
         if first_try {
             self.probe(&record).await;
         }
-        pull::Session::new(self, record).await.run().await
+        pull::Session::new(self, record).run().await
     }
 
     /// Settles the epoch, makes sure of the consumer and notes how far there is to go.

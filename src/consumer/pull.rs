@@ -81,7 +81,7 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) async fn new(work: &'a Work, record: EpochRecord) -> Self {
+    pub(super) fn new(work: &'a Work, record: EpochRecord) -> Self {
         let now = Instant::now();
         Self {
             inbox: work.connection.client.new_inbox(),

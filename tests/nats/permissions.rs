@@ -1,7 +1,7 @@
 //! The users of `nats/permissions.conf`: each can do what it must, and no more.
 
 use meet_projector::model::Epoch;
-use meet_projector::nats::definitions::{Definitions, apply};
+use meet_projector::nats::definitions::{Definitions, Finding, apply};
 use meet_projector::nats::probe::{Outcome, forbidden, probe};
 use meet_projector::nats::{Connection, NatsError, connect};
 use serde_json::{Value, json};
@@ -124,7 +124,7 @@ async fn the_operator_applies_definitions_and_destroys_no_stream() {
     let (server, operator, _projector) = guarded().await;
     let definitions = Definitions::load(None, &server.config(), None).unwrap();
     let again = apply(&operator, &server.config(), &definitions).await.unwrap();
-    assert!(again.iter().all(|finding| finding.agrees()), "{again:?}");
+    assert!(again.iter().all(Finding::agrees), "{again:?}");
     for subject in [
         "$JS.API.STREAM.DELETE.BOOKINGS",
         "$JS.API.STREAM.PURGE.BOOKINGS",
