@@ -9,13 +9,14 @@
 //! Teachers are numbered: account `n` of the fake is teacher `tch_n`. Nothing here sleeps where something can be awaited;
 //! the patience of a minute only ends what would hang, and says what was seen last.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use meet_projector::cli::token::{TokenAction, run as token_command};
 use meet_projector::clock::Clock;
-use meet_projector::config::{Config, HttpConfig, TelemetryConfig};
+use meet_projector::config::{Config, Need};
 use meet_projector::credential::{KeyRing, Slot};
 use meet_projector::event::{Change, Details, SessionEvent, Shape, encode, subject};
 use meet_projector::fake::{FakeGoogle, Operation};
@@ -25,7 +26,7 @@ use meet_projector::service::{self, Service};
 use meet_projector::shutdown::Shutdown;
 use meet_projector::store::{DatabaseUrl, NewCredential, Role, Store};
 use reqwest::StatusCode;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -95,6 +96,8 @@ pub struct World {
     pub google: Google,
     /// The time of the service and of Google.
     pub clock: Clock,
+    /// The settings of the service as variables, for child processes.
+    pub environment: BTreeMap<String, String>,
     /// The settings of the service.
     pub config: Config,
     /// The database, without the door that is in front of PostgreSQL.
@@ -143,6 +146,9 @@ impl World {
 
     /// Everything but the service: streams are there, the schema, the credentials, a token.
     pub async fn prepare(setup: Setup) -> Self {
+        // `RUST_LOG=debug` shows what the service says; a second world of the same test finds it set up already.
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
+        tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init().ok();
         let http = http_client(PATIENCE);
         let (nats, connection) = NatsServer::with_definitions().await;
         let google = Google::start(setup.clock.clone(), setup.accounts).await;
@@ -159,30 +165,18 @@ impl World {
             Some(gate) => url.replace(&format!(":{}/", port_of(&url)), &format!(":{}/", gate.address.port())),
             None => url,
         };
-        let mut google_config = google.config();
-        google_config.attendees = setup.attendees;
+        let environment = environment(&google, &nats, &database, setup.attendees);
+        let config = Config::load(&environment, Need::Serve).unwrap();
+        let google_config = config.google.as_ref().unwrap();
         let keys = KeyRing::new(&google_config.encryption_key, &[]).unwrap();
-        let config = Config {
-            environment: "test".to_owned(),
-            http: http_config(),
-            database: DatabaseUrl(database.into()),
-            nats: nats.config(),
-            google: Some(google_config),
-            telemetry: TelemetryConfig {
-                json_logs: false,
-                filter: "info".to_owned(),
-                otlp_endpoint: None,
-                otlp_headers: None,
-                service_name: "test".to_owned(),
-            },
-        };
         let token = new_token(&store, &setup.clock, Role::Admin).await;
         let clock = setup.clock;
-        let mut world = Self {
+        let world = Self {
             nats,
             connection,
             google,
             clock,
+            environment,
             config,
             store,
             gate,
@@ -191,12 +185,11 @@ impl World {
             keys,
             http,
             service: None,
-            base: String::new(),
+            base: "the service does not run".to_owned(),
         };
         for teacher in 0..setup.connected {
             world.connect_teacher(teacher).await;
         }
-        world.base = "the service does not run".to_owned();
         world
     }
 
@@ -334,6 +327,23 @@ impl World {
             health.snapshot().contiguous >= last
         })
         .await;
+    }
+
+    /// Waits until nothing is due at Google and no calendar is being worked on.
+    pub async fn until_settled(&self) {
+        self.folded().await;
+        eventually("nothing is due", async || {
+            self.store.counts(self.clock.now()).await.unwrap().due == 0
+        })
+        .await;
+    }
+
+    /// At no instant did a session have two events on one account, nor two events one link.
+    #[track_caller]
+    pub fn assert_google_was_never_wrong(&self) {
+        let wrong = self.fake().check(&[]);
+        let wrong: Vec<_> = wrong.iter().filter(|text| !text.ends_with("is not expected")).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
     /// The status and body of `/readyz`.
@@ -500,20 +510,28 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-fn http_config() -> HttpConfig {
-    HttpConfig {
-        address: ([127, 0, 0, 1], 0).into(),
-        admin_address: None,
-        tokens_file: None,
-        wp_base_url: Some("https://school.example.com".parse().unwrap()),
-        return_urls: Vec::new(),
-        jwt_hs256_secret: None,
-        jwt_public_key_file: None,
-        jwt_jwks_url: None,
-        jwt_issuer: None,
-        jwt_audience: None,
-        ops_webhook_url: None,
-    }
+fn environment(google: &Google, nats: &NatsServer, database: &str, attendees: bool) -> BTreeMap<String, String> {
+    let (served, client) = (&google.running, google.fake.settings());
+    [
+        ("MEET_ENVIRONMENT", "test".to_owned()),
+        ("HTTP_ADDR", "127.0.0.1:0".to_owned()),
+        ("DATABASE_URL", database.to_owned()),
+        ("NATS_URL", nats.config().url.expose_secret().to_owned()),
+        ("WP_BASE_URL", "https://school.example.com".to_owned()),
+        ("GOOGLE_CLIENT_ID", client.client_id),
+        ("GOOGLE_CLIENT_SECRET", client.client_secret),
+        ("GOOGLE_ENCRYPTION_KEY", "42".repeat(32)),
+        ("GOOGLE_AUTH_URI", served.auth_uri.to_string()),
+        ("GOOGLE_TOKEN_URI", served.token_uri.to_string()),
+        ("GOOGLE_REVOKE_URI", served.revoke_uri.to_string()),
+        ("GOOGLE_CALENDAR_API_ROOT", served.calendar_api_root.to_string()),
+        ("GOOGLE_RATE_PER_TEACHER", "0".to_owned()),
+        ("GOOGLE_RATE_PER_PROJECT", "0".to_owned()),
+        ("GOOGLE_ATTENDEES", attendees.to_string()),
+        ("LOG_FORMAT", "json".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
 }
 
 fn port_of(url: &str) -> u16 {
