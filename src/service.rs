@@ -255,5 +255,6 @@ async fn migrate(store: &Store) -> Result<(), StoreError> {
     for name in store.migrate().await? {
         info!(migration = name, "applied");
     }
-    store.check_schema().await
+    store.check_schema().await?;
+    store.end_leases().await
 }

@@ -31,6 +31,13 @@ const PING: Sql = Sql {
     postgres: "SELECT 1",
 };
 
+/// A token keeps its number: it was handed out, and the next claim makes a higher one.
+const END_LEASES: [Sql; 3] = [
+    both("UPDATE teacher_queue SET lease_until_ms = NULL WHERE lease_until_ms IS NOT NULL"),
+    both("UPDATE teacher_google_credential SET refresh_until_ms = NULL WHERE refresh_until_ms IS NOT NULL"),
+    both("DELETE FROM lease"),
+];
+
 fn is_postgres(url: &DatabaseUrl) -> bool {
     let url = url.0.expose_secret();
     url.starts_with("postgres:") || url.starts_with("postgresql:")
@@ -69,6 +76,20 @@ impl Store {
             Backend::Sqlite(pools) => pools.lock_for_serving(),
             Backend::Postgres(_) => Ok(()),
         }
+    }
+
+    /// Ends the leases that a process left behind when it died: on calendars, on refreshes and on the relay of results.
+    /// Only on SQLite, and only after [`Store::lock_for_serving`], where no other process can hold one; on PostgreSQL
+    /// it does nothing, and leases run out.
+    pub async fn end_leases(&self) -> Result<()> {
+        if !self.is_single_process() {
+            return Ok(());
+        }
+        let mut tx = self.inner.write("ending leases").await?;
+        for statement in END_LEASES {
+            tx.execute(statement, args![]).await?;
+        }
+        tx.commit().await
     }
 
     /// Whether every change goes through this process (SQLite), so that documents may be cached.

@@ -1,0 +1,6 @@
+//! Nothing is duplicated, lost or wrong, whatever fails. Every random run prints its seed; `SEED=n` repeats it.
+
+mod back_to_back;
+mod chaos;
+mod crash;
+mod school;
