@@ -59,7 +59,7 @@ fn schema_files() -> Vec<(String, Value)> {
 }
 
 /// Compiles one schema file; the others are found beside it, nothing is fetched.
-fn validator(file: &str) -> Validator {
+pub fn validator(file: &str) -> Validator {
     let mut registry = Registry::new();
     for (name, schema) in schema_files() {
         registry = registry.add(format!("json-schema:///{name}"), schema).unwrap();

@@ -2,10 +2,10 @@
 
 /// Tests on SQLite, and on PostgreSQL those that are named after it: in one test, which starts one server for all.
 macro_rules! stories {
-    (on both databases: $($both:ident,)+ on sqlite: $($sqlite:ident,)*) => {
+    (on both databases: $($both:ident),+; $(on sqlite: $($sqlite:ident),+;)?) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread")] async fn $both() { super::$both(Setup::sqlite()).await; })+
-            $(#[tokio::test(flavor = "multi_thread")] async fn $sqlite() { super::$sqlite(Setup::sqlite()).await; })*
+            $($(#[tokio::test(flavor = "multi_thread")] async fn $sqlite() { super::$sqlite(Setup::sqlite()).await; })+)?
             use crate::support::service::Setup;
         }
 

@@ -14,11 +14,11 @@ stories! {
         a_reschedule_keeps_event_and_link,
         a_cancel_deletes_once,
         a_revival_gets_a_new_event,
-        a_change_of_teacher_moves_the_lesson,
+        a_change_of_teacher_moves_the_lesson;
     on sqlite:
         what_google_does_not_show_writes_nothing,
         guests_are_merged,
-        a_lesson_that_is_over_is_never_written,
+        a_lesson_that_is_over_is_never_written;
 }
 
 async fn a_schedule_becomes_an_event_with_a_link(setup: Setup) {
@@ -118,7 +118,10 @@ async fn a_change_of_teacher_moves_the_lesson(setup: Setup) {
     world.until_settled().await;
     let live = world.fake().live_events();
     assert_eq!(live.len(), 1, "{live:?}");
-    assert_eq!((live[0].account.as_str(), live[0].id.as_str()), (world.email(1), second["meetEventId"].as_str().unwrap()));
+    assert_eq!(
+        (live[0].account.as_str(), live[0].id.as_str()),
+        (world.email(1), second["meetEventId"].as_str().unwrap())
+    );
     let mut writes = world.writes("s1");
     writes.sort();
     assert_eq!(writes, [Insert, Insert, Delete]);

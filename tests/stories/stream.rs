@@ -13,9 +13,9 @@ stories! {
         duplicates_change_nothing,
         any_order_ends_alike,
         what_happened_while_down_is_summed_up,
-        what_cannot_be_read_blocks_nobody,
+        what_cannot_be_read_blocks_nobody;
     on sqlite:
-        four_shapes_are_read,
+        four_shapes_are_read;
 }
 
 async fn duplicates_change_nothing(setup: Setup) {

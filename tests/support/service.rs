@@ -337,10 +337,7 @@ impl World {
     /// Waits until nothing is due at Google and no calendar is being worked on.
     pub async fn until_settled(&self) {
         self.folded().await;
-        eventually("nothing is due", async || {
-            self.store.counts(self.clock.now()).await.unwrap().due == 0
-        })
-        .await;
+        eventually("nothing is due", async || self.store.counts(self.clock.now()).await.unwrap().due == 0).await;
     }
 
     /// At no instant did a session have two events on one account, nor two events one link.
