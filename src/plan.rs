@@ -244,7 +244,7 @@ pub struct MeetEvent {
     pub conference_since: Option<UnixMillis>,
     /// A write begun and not yet recorded.
     pub intent: Option<Intent>,
-    /// The last insert whose outcome was not clear: a cancel must be verified late.
+    /// The last insert or restore whose outcome was not clear: a cancel must be verified late.
     pub insert_unclear_at: Option<UnixMillis>,
     /// Google said 409 to our insert: the id is used, whatever a get says.
     pub taken_at: Option<UnixMillis>,

@@ -1,6 +1,6 @@
 //! What an answer of Google makes of a row.
 
-use super::next::{failure, gone};
+use super::next::{failure, gone, unclear};
 use super::situation::wanted;
 use super::standing::{DAY_MS, Standing, count_repair, is_drifted, standing};
 use super::{Code, ConferenceState, MeetEvent, Phase, Situation, Want};
@@ -131,7 +131,7 @@ impl Step<'_> {
         let is_reply_to_write = self.call.is_write();
         if event.status == RemoteStatus::Cancelled {
             if row.want == Want::Absent {
-                return keep(gone(row));
+                return self.found_deleted(row);
             }
             // A deleted event may have lost its properties, so the marker is not asked for here.
             row.phase = Phase::Tombstone;
@@ -190,15 +190,13 @@ impl Step<'_> {
                 row.accepted_hash = Some(event.owned_hash.clone());
                 row.confirmed_at = Some(now);
             }
-            // A write of ours that we did not know to have landed, or one from before the database was lost.
-            _ if says_written && times_agree && row.written_hash.as_deref() != Some(&wanted.hash) => {
-                row.written_hash = Some(wanted.hash.clone());
+            // A write of ours that we did not know to have landed, or one from before the database was lost. Where it is
+            // not what is wanted, or was moved by hand since, an unknown hash makes the next step a patch, and nobody's
+            // edit is blamed for it.
+            _ if event.marked_hash != row.written_hash => {
+                let is_as_wanted = says_written && times_agree;
+                row.written_hash = Some(if is_as_wanted { wanted.hash.clone() } else { String::new() });
                 row.accepted_hash = Some(event.owned_hash.clone());
-                row.confirmed_at = row.confirmed_at.or(Some(now));
-            }
-            // Ours, but not as wanted (or moved by hand since): an unknown hash makes the next step a patch.
-            _ if row.written_hash.is_none() => {
-                row.written_hash = Some(String::new());
                 row.confirmed_at = row.confirmed_at.or(Some(now));
             }
             _ => {}
@@ -267,10 +265,7 @@ impl Step<'_> {
     #[expect(clippy::match_same_arms, reason = "one line for each class and call, as in the error table")]
     fn failed(&self, mut row: MeetEvent, error: &GoogleError) -> Absorbed {
         if error.is_ambiguous && self.call.is_write() {
-            if matches!(self.call, Call::Insert { .. }) {
-                row.insert_unclear_at = Some(self.now());
-            }
-            row.phase = Phase::Unknown;
+            unclear(&mut row, self.call.operation(), self.now());
         }
         match (error.class, self.call) {
             (Class::Unauthorized | Class::Transient | Class::RateLimited, _) => self.later(row, error),
@@ -296,14 +291,14 @@ impl Step<'_> {
                 self.gave_up(row, Code::CalendarNotFound, "the teacher's calendar does not exist any more")
             }
             (Class::NotFound | Class::Deleted, Call::Restore) => self.burn(row, Phase::Absent),
-            (Class::Deleted, Call::Delete) => keep(gone(row)),
+            (Class::Deleted, Call::Delete) => self.found_deleted(row),
             (Class::NotFound, Call::Delete) => self.delete_found_nothing(row),
             (Class::NotFound, Call::Get { .. }) => self.get_found_nothing(row, error),
             (Class::Deleted, Call::Get { .. }) if row.want == Want::Present => {
                 row.phase = Phase::Tombstone;
                 self.again(row)
             }
-            (Class::Deleted, Call::Get { .. }) => keep(gone(row)),
+            (Class::Deleted, Call::Get { .. }) => self.found_deleted(row),
             (Class::NotFound | Class::Deleted, Call::Patch { .. } | Call::AddConference { .. }) => {
                 row.phase = Phase::Unknown;
                 row.refetches += 1;
@@ -368,14 +363,22 @@ impl Step<'_> {
         keep(row)
     }
 
-    fn delete_found_nothing(&self, mut row: MeetEvent) -> Absorbed {
+    /// An event that should be gone is `cancelled`: so it stays, unless a restore of unclear outcome may land yet. (An
+    /// insert may not: its id is used.)
+    fn found_deleted(&self, row: MeetEvent) -> Absorbed {
+        let was_restored = row.insert_unclear_at.is_some() && row.written_hash.is_some();
+        if was_restored { self.look_late(row) } else { keep(gone(row)) }
+    }
+
+    fn delete_found_nothing(&self, row: MeetEvent) -> Absorbed {
         let is_fresh = row.confirmed_at.is_some_and(|at| self.now().since(at) < REPLICATION_MS);
-        if row.insert_unclear_at.is_none() && !is_fresh {
-            return keep(gone(row));
-        }
+        if row.insert_unclear_at.is_some() || is_fresh { self.look_late(row) } else { keep(gone(row)) }
+    }
+
+    /// What was sent before may land after this answer: without these looks it would outlive its cancel.
+    fn look_late(&self, mut row: MeetEvent) -> Absorbed {
         let done = usize::try_from(row.late_checks).unwrap_or(usize::MAX);
         let Some(wait) = LATE_CHECKS_MS.get(done) else { return keep(gone(row)) };
-        // The late insert, if it comes, may come after this answer: without these looks it would outlive its cancel.
         row.late_checks += 1;
         row.phase = Phase::Unknown;
         row.next_attempt_at = Some(self.now().plus(*wait));
@@ -384,7 +387,7 @@ impl Step<'_> {
 
     fn get_found_nothing(&self, mut row: MeetEvent, error: &GoogleError) -> Absorbed {
         if row.want == Want::Absent {
-            return keep(gone(row));
+            return self.delete_found_nothing(row);
         }
         let is_fresh = row.confirmed_at.is_some_and(|at| self.now().since(at) < REPLICATION_MS);
         if row.settled && is_fresh {

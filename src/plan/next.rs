@@ -33,10 +33,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
     }
     if let Some(intent) = row.intent.take() {
         // The process that began this write never recorded how it ended.
-        if intent.operation == "insert" {
-            row.insert_unclear_at = Some(intent.at);
-        }
-        row.phase = Phase::Unknown;
+        unclear(&mut row, &intent.operation, intent.at);
     }
     match row.want {
         Want::Present => present(situation, row),
@@ -178,6 +175,17 @@ fn absent(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
     let call =
         if was_refused && row.phase == Phase::Unknown { Call::Get { if_none_match: None } } else { Call::Delete };
     issue(situation, row, call)
+}
+
+/// A row of which a write may or may not have landed, or may land yet: look before anything is written.
+pub(super) fn unclear(row: &mut MeetEvent, operation: &str, at: UnixMillis) {
+    row.phase = Phase::Unknown;
+    match operation {
+        "insert" | "restore" => row.insert_unclear_at = Some(at),
+        // Should it land after the look, the check that follows a write finds it.
+        "patch" => row.confirmed_at = row.confirmed_at.map(|_| at),
+        _ => {}
+    }
 }
 
 /// A row whose event is known to be gone, or never was.

@@ -61,8 +61,8 @@ enum Fault {
     Before,
     /// Done, but the answer is lost.
     After,
-    /// The client gives up; Google does it some requests later.
-    Late,
+    /// The client gives up; Google does it so many seconds later.
+    Late(i64),
     /// The process dies after the intent, before the request.
     CrashBefore,
     /// The process dies after Google did it.
@@ -80,11 +80,23 @@ enum Action {
     Steps(u8),
 }
 
+#[derive(Debug)]
+struct Late {
+    at: UnixMillis,
+    account: String,
+    id: String,
+    call: Call,
+    wanted: Option<Wanted>,
+    /// The ETag that a restore has read just before it writes.
+    read: Option<String>,
+}
+
 #[derive(Debug, Default)]
 struct Model {
     events: BTreeMap<(String, String), RemoteEvent>,
     counter: u64,
-    late: Vec<(String, Call, Wanted)>,
+    /// Requests that Google takes at a later time.
+    late: Vec<Late>,
     writes: Vec<String>,
 }
 
@@ -130,6 +142,8 @@ impl Model {
             )),
             (Call::Insert { .. }, Some(_)) => Err(refusal(Class::Duplicate)),
             (Call::Insert { conference_request }, None) => {
+                let alive = self.events.iter().filter(|((owner, _), event)| owner == account && is_live(event)).count();
+                assert_eq!(alive, 0, "a second event beside a live one");
                 let wanted = wanted.unwrap();
                 let mut event = RemoteEvent {
                     id: id.to_owned(),
@@ -183,9 +197,17 @@ impl Model {
         }
     }
 
-    fn live(&self) -> Vec<&RemoteEvent> {
-        self.events.values().filter(|event| event.status == RemoteStatus::Live).collect()
+    fn etag(&self, account: &str, id: &str) -> Option<String> {
+        self.events.get(&(account.to_owned(), id.to_owned())).map(|event| event.etag.clone())
     }
+
+    fn live(&self) -> Vec<&RemoteEvent> {
+        self.events.values().filter(|event| is_live(event)).collect()
+    }
+}
+
+fn is_live(event: &RemoteEvent) -> bool {
+    event.status == RemoteStatus::Live
 }
 
 fn refusal(class: Class) -> GoogleError {
@@ -285,8 +307,10 @@ impl World {
         let lost = || GoogleError { is_ambiguous: call.is_write(), ..refusal(Class::Transient) };
         let answer = match fault {
             Fault::Before => Err(refusal(Class::Transient)),
-            Fault::Late if matches!(call, Call::Insert { .. }) => {
-                self.google.late.push((owner, call.clone(), wanted.unwrap()));
+            Fault::Late(seconds) if call.is_write() => {
+                let at = self.now.plus(seconds * 1_000);
+                let read = self.google.etag(&owner, &id).filter(|_| call == Call::Restore);
+                self.google.late.push(Late { at, account: owner, id, call: call.clone(), wanted, read });
                 Err(lost())
             }
             Fault::CrashBefore => {
@@ -294,7 +318,7 @@ impl World {
                 self.now = self.now.plus(60_000);
                 return true;
             }
-            Fault::None | Fault::After | Fault::CrashAfter | Fault::Pending | Fault::Late => {
+            Fault::None | Fault::After | Fault::CrashAfter | Fault::Pending | Fault::Late(_) => {
                 let done = self.google.commit(&owner, &call, &id, wanted.as_ref());
                 match (fault, done) {
                     (Fault::CrashAfter, _) => {
@@ -333,23 +357,43 @@ impl World {
         }
     }
 
-    /// A request that Google takes long after its client gave up.
+    /// What Google takes long after its client gave up.
     fn land_late(&mut self) {
-        for (owner, call, wanted) in std::mem::take(&mut self.google.late) {
-            let id = wanted.id.as_str().to_owned();
-            self.google.commit(&owner, &call, &id, Some(&wanted)).ok();
+        let (landing, flying): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.google.late).into_iter().partition(|late| late.at <= self.now);
+        self.google.late = flying;
+        for late in landing {
+            if late.read.is_none() || late.read == self.google.etag(&late.account, &late.id) {
+                self.google.commit(&late.account, &late.call, &late.id, late.wanted.as_ref()).ok();
+            }
         }
     }
 
     /// Without faults, to the end. Every loop of the machine would show as too many steps.
     fn settle(&mut self) {
-        self.land_late();
+        self.settle_until(self.starts_at());
+    }
+
+    /// The same, as far as it goes before `until`.
+    fn settle_until(&mut self, until: UnixMillis) {
         for _ in 0..200 {
-            if !self.step(Fault::None, self.starts_at()) {
-                return;
+            if self.step(Fault::None, until) {
+                continue;
             }
+            let Some(at) = self.google.late.iter().map(|late| late.at).filter(|at| *at < until).min() else { return };
+            self.now = self.now.max(at);
+            self.land_late();
         }
         panic!("does not come to rest: {:#?}", self.rows);
+    }
+
+    fn teacher_deletes(&mut self) {
+        self.google.counter += 1;
+        let etag = format!("\"{}\"", self.google.counter);
+        if let Some(event) = self.google.events.values_mut().find(|event| is_live(event)) {
+            event.etag = etag;
+            event.status = RemoteStatus::Cancelled;
+        }
     }
 
     fn check(&self) {
@@ -373,7 +417,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         4 => Just(Fault::None),
         1 => Just(Fault::Before),
         1 => Just(Fault::After),
-        1 => Just(Fault::Late),
+        1 => (0..900_i64).prop_map(Fault::Late),
         1 => Just(Fault::CrashBefore),
         1 => Just(Fault::CrashAfter),
         1 => Just(Fault::Pending),
@@ -496,4 +540,34 @@ fn a_revived_session_gets_a_new_id_after_the_old_event_is_gone() {
     world.check();
     let operations: Vec<&str> = world.google.writes.iter().map(|write| write.split(' ').next().unwrap()).collect();
     assert_eq!(operations, ["insert", "delete", "insert"]);
+}
+
+#[test]
+fn a_restore_that_lands_late_does_not_outlive_a_cancel() {
+    let mut world = World::new();
+    world.settle_until(NOW.plus(1));
+    world.teacher_deletes();
+    world.rows[0].next_attempt_at = Some(world.now);
+    world.step(Fault::None, NOW.plus(DAY));
+    world.step(Fault::Late(90), NOW.plus(DAY));
+    world.fold(session(2, Status::Canceled, "t1", 0));
+    world.settle();
+    world.check();
+    assert_eq!(world.google.writes.iter().filter(|write| write.starts_with("restore")).count(), 1);
+}
+
+#[test]
+fn a_patch_that_lands_after_its_reschedule_was_taken_back_is_put_right_and_nobody_is_blamed() {
+    let mut world = World::new();
+    world.settle_until(NOW.plus(1));
+    for version in [2, 4, 6] {
+        world.fold(session(version, Status::Scheduled, "t1", 5));
+        world.step(Fault::Late(30), NOW.plus(DAY));
+        world.fold(session(version + 1, Status::Scheduled, "t1", 0));
+        world.settle_until(world.now.plus(1));
+    }
+    // The check that follows a write comes within 75 seconds.
+    world.settle_until(world.now.plus(3 * 60_000));
+    world.check();
+    assert_eq!(world.rows[0].repairs, 0);
 }
