@@ -18,6 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -216,7 +217,7 @@ impl Work {
         if !connectivity.borrow_and_update().connected {
             tokio::select! {
                 () = cancel.cancelled() => return End::Cancelled,
-                _ = connectivity.wait_for(|state| state.connected) => {}
+                () = connectivity.wait_for(|state| state.connected).map(drop) => {}
             }
         }
         health.connected(true);
@@ -234,7 +235,7 @@ impl Work {
         if first_try {
             self.probe(&record).await;
         }
-        pull::Session::new(self, record).await.run().await
+        pull::Session::new(self, record).run().await
     }
 
     /// Settles the epoch, makes sure of the consumer and notes how far there is to go.

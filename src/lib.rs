@@ -16,8 +16,6 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod consumer;
-#[cfg(feature = "dev")]
-pub mod crash;
 pub mod credential;
 pub mod event;
 #[cfg(feature = "dev")]
@@ -32,6 +30,7 @@ pub mod reconciler;
 pub mod retry;
 pub mod service;
 pub mod shutdown;
+pub mod crash;
 pub mod status;
 pub mod store;
 pub mod telemetry;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::NatsConfig;
+use crate::crash;
 use crate::nats::{Connection, NatsError, connect_persistently};
 use crate::store::{OutboxMessage, Store, StoreError};
 
@@ -149,6 +150,9 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
             Ok(()) => stored.push(message.id),
             Err(error) => refused = Some(error),
         }
+    }
+    if !stored.is_empty() {
+        crash::here("after_publish");
     }
     context.store.outbox_done(&stored).await?;
     if let Some(error) = refused {

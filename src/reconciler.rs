@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
+use crate::crash;
 use crate::google::Call;
 use crate::google::error::Class;
 use crate::model::UnixMillis;
@@ -211,7 +212,7 @@ impl Reconciler {
         let answer = match admission {
             Err(error) => Err(error),
             Ok(_admission) => {
-                crash_point("before_intent");
+                crash::here("before_intent");
                 if call.is_write() {
                     let intent = RowWrite { token: lease.token, row: row.clone(), successor: None };
                     if self.writer.begin(intent).await? != Written::Yes {
@@ -219,13 +220,13 @@ impl Reconciler {
                         return Ok(Next::GoOn);
                     }
                 }
-                crash_point("after_intent");
+                crash::here("after_intent");
                 let wanted = plan::wanted(&job.session, &row, policy);
                 let session = &job.row.session;
                 self.context.gateway.call(credential, binding, session, &call, wanted.as_ref()).await
             }
         };
-        crash_point("after_call");
+        crash::here("after_call");
 
         let now = self.context.clock.now();
         let next = match &answer {
@@ -248,7 +249,7 @@ impl Reconciler {
                 "another process took this calendar over; the result is dropped and looked up again"
             );
         }
-        crash_point("after_record");
+        crash::here("after_record");
         Ok(next)
     }
 
@@ -358,13 +359,4 @@ impl std::fmt::Display for Chain<'_> {
         }
         Ok(())
     }
-}
-
-/// A place at which the crash tests can kill the process (`CRASH_AT=<place>:<nth time>`); nothing in a release build.
-#[inline]
-fn crash_point(place: &'static str) {
-    #[cfg(feature = "dev")]
-    crate::crash::here(place);
-    #[cfg(not(feature = "dev"))]
-    let _: &str = place;
 }

@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod dependencies;
 mod fake_google;
+mod faults;
 mod google_client;
 mod nats;
 mod schemas;

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConsumerContext, chain};
+use crate::crash;
 use crate::model::Place;
 use crate::nats::Connection;
 use crate::store::{EpochRecord, FoldOutcome, FoldReport, Incoming, Refused, StoreError};
@@ -87,6 +88,7 @@ impl Committer {
     /// `None` when the session ended and the database did not answer in time. Whether the transaction was committed is
     /// unknown then, which is why it is handed back: twice is harmless, never is not.
     async fn fold(&self, incoming: &[Incoming]) -> Option<Result<FoldReport, StoreError>> {
+        crash::here("before_fold");
         let fold = self.context.store.fold(self.record.epoch, incoming, self.context.clock.now());
         tokio::pin!(fold);
         tokio::select! {
@@ -96,6 +98,7 @@ impl Committer {
     }
 
     async fn committed(&self, group: &Group, report: FoldReport) {
+        crash::here("after_fold");
         let client = &self.connection.client;
         for ((reply, incoming), outcome) in group.replies.iter().zip(&group.incoming).zip(&report.outcomes) {
             let body = match (outcome, &incoming.decoded) {

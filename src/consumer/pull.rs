@@ -24,6 +24,7 @@ use super::reply::Delivery;
 use super::{End, SessionError, Work, durable};
 use crate::event::decode;
 use crate::model::{Place, UnixMillis};
+use crate::nats::Connection;
 use crate::nats::direct::pairs;
 use crate::nats::epoch::fingerprint;
 use crate::nats::epoch::sight::{Standing, settle};
@@ -75,10 +76,12 @@ pub(super) struct Session<'a> {
     suspect: Option<(Incoming, Subject)>,
     lag: u64,
     redelivered: u64,
+    /// Messages of the subscription so far, answers to requests included.
+    received: u64,
 }
 
 impl<'a> Session<'a> {
-    pub(super) async fn new(work: &'a Work, record: EpochRecord) -> Self {
+    pub(super) fn new(work: &'a Work, record: EpochRecord) -> Self {
         let now = Instant::now();
         Self {
             inbox: work.connection.client.new_inbox(),
@@ -95,6 +98,7 @@ impl<'a> Session<'a> {
             suspect: None,
             lag: 0,
             redelivered: 0,
+            received: 0,
         }
     }
 
@@ -109,7 +113,8 @@ impl<'a> Session<'a> {
         let end = self.pull(&mut subscriber, &groups).await;
         abandon.cancel();
         drop(groups);
-        self.hand_back(subscriber).await;
+        let is_connected = !matches!(end, End::Reconnected) && connection.events.now().connected;
+        self.hand_back(subscriber, is_connected).await;
         if let Err(error) = committer.await {
             tracing::error!(%error, "committing ended in a panic; what it held is delivered again");
         }
@@ -157,11 +162,8 @@ impl<'a> Session<'a> {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return End::Cancelled,
-                changed = connectivity.wait_for(|state| state.connects != connects) => {
-                    drop(changed);
-                    return End::Reconnected;
-                }
-                Ok(_) = paused.wait_for(|paused| *paused) => return End::Paused,
+                () = connectivity.wait_for(|state| state.connects != connects).map(drop) => return End::Reconnected,
+                true = paused.wait_for(|paused| *paused).map(|paused| paused.is_ok()) => return End::Paused,
                 message = subscriber.next(), if self.has_room() => match message {
                     Some(message) => if let Err(end) = self.take(message) {
                         return end;
@@ -221,6 +223,7 @@ impl<'a> Session<'a> {
 
     /// An event, or what became of a request.
     fn take(&mut self, message: Message) -> Result<(), End> {
+        self.received += 1;
         if message.status.is_some() {
             return self.take_status(&message);
         }
@@ -294,22 +297,52 @@ impl<'a> Session<'a> {
     }
 
     /// Stops the delivery, and hands back what was delivered and is in nobody's hands.
-    async fn hand_back(self, mut subscriber: Subscriber) {
+    ///
+    /// What was under way when one says "no more" must not be lost, or it would come again only after `ack_wait`. The
+    /// library's `drain()` may forget a subscription before the server has heard of it; and what is handed back while a
+    /// request stands comes straight back. So the subscription is told to end after as many messages as could still come,
+    /// and filled up with marks of our own: the server stops delivering at exactly the message at which we stop listening.
+    async fn hand_back(self, mut subscriber: Subscriber, is_connected: bool) {
+        let connection = &self.work.connection;
         let mut replies = self.group.replies;
         replies.extend(self.suspect.map(|(_, reply)| reply));
-        if subscriber.drain().await.is_ok() {
-            // Ends when the server confirmed that no more comes; a broken connection cannot, hence the limit.
-            let rest = timeout(HAND_BACK, async {
-                while let Some(message) = subscriber.next().await {
-                    replies.extend(message.reply.filter(|_| message.status.is_none()));
-                }
-            });
-            if rest.await.is_err() {
-                tracing::debug!("the connection is gone; what was under way comes again after ack_wait");
-            }
+        let coming = self.pulls.iter().map(|pull| pull.remaining + 1).sum::<usize>() + 1;
+        let ended = if is_connected {
+            let mark = format!("{}.end", self.inbox);
+            end_after(connection, &mut subscriber, self.received + coming as u64, coming, mark).await
+        } else {
+            // The server forgot our requests with the connection; what it had sent is all that is there.
+            subscriber.unsubscribe().await.map_err(|error| error.to_string())
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error, "the connection is gone; what was under way comes again after ack_wait");
         }
-        hand_back(&self.work.connection, &replies).await;
+        let rest = timeout(HAND_BACK, async {
+            while let Some(message) = subscriber.next().await {
+                let reply = message.reply.filter(|reply| Delivery::parse(reply).is_some());
+                replies.extend(reply);
+            }
+        });
+        if rest.await.is_err() {
+            tracing::debug!("the server is gone; what was under way comes again after ack_wait");
+        }
+        hand_back(connection, &replies).await;
     }
+}
+
+/// Ends the subscription after `total` messages of its life, and sends it `marks` of them.
+async fn end_after(
+    connection: &Connection,
+    subscriber: &mut Subscriber,
+    total: u64,
+    marks: usize,
+    subject: String,
+) -> Result<(), String> {
+    subscriber.unsubscribe_after(total).await.map_err(|error| error.to_string())?;
+    for _ in 0..marks {
+        connection.client.publish(subject.clone(), Bytes::new()).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// Everything the fold needs to know of a delivered message.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::epoch::sight::durable_name;
-use super::{Connection, NatsError};
+use super::{Connection, INBOX_PREFIX, NatsError};
 use crate::config::NatsConfig;
 use crate::model::Epoch;
 
@@ -47,7 +47,8 @@ struct Plan {
 /// Probes every subject that `serve` needs while it works in `epoch`.
 pub async fn probe(connection: &Connection, config: &NatsConfig, epoch: Epoch) -> Vec<Probed> {
     let results = plans(config, epoch).into_iter().map(async |plan| {
-        let outcome = if plan.answered { ask(connection, &plan).await } else { tell(connection, config, &plan).await };
+        let outcome =
+            if plan.answered { question(connection, &plan).await } else { tell(connection, config, &plan).await };
         Probed { purpose: plan.purpose, subject: plan.subject, needed: plan.needed, outcome }
     });
     let mut results = join_all(results).await;
@@ -83,9 +84,10 @@ fn plans(config: &NatsConfig, epoch: Epoch) -> Vec<Plan> {
         ask("look at the consumer", format!("$JS.API.CONSUMER.INFO.{stream}.{durable}"), ""),
         ask("read messages", format!("$JS.API.DIRECT.GET.{stream}"), r#"{"seq":1}"#),
         // None of these three bodies is one that the server accepts, so nothing is handed out, made or deleted.
-        // Anything but JSON counts as a pull of one message, which nobody would acknowledge: an open brace does not.
+        // (To MSG.NEXT, anything that does not begin as JSON is a request for one message, which nobody would acknowledge.)
         ask("receive events", format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"), "{"),
         ask("make the consumer", format!("$JS.API.CONSUMER.CREATE.{stream}.{durable}.{}", config.subjects), "probe"),
+        ask("finish receiving", format!("{INBOX_PREFIX}.probe"), ""),
         ask("make the consumer again", format!("$JS.API.CONSUMER.DELETE.{stream}.{durable}"), "probe"),
         Plan {
             purpose: "acknowledge events",
@@ -112,7 +114,7 @@ fn results_subjects() -> impl Iterator<Item = (&'static str, &'static str)> {
     .into_iter()
 }
 
-async fn ask(connection: &Connection, plan: &Plan) -> Outcome {
+async fn question(connection: &Connection, plan: &Plan) -> Outcome {
     match connection.request(plan.purpose, &plan.subject, Bytes::from_static(plan.body.as_bytes())).await {
         // Nobody listens (no such stream or consumer): the subject itself was let through.
         Ok(_) | Err(NatsError::NoResponders { .. }) => Outcome::Allowed,

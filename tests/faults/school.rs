@@ -1,10 +1,10 @@
 //! A school's random life: sessions with their histories, and how they should end.
 
 use meet_projector::event::SessionEvent;
-use meet_projector::fake::check::{Expected, ExpectedEvent};
-use meet_projector::projection::{Outcome, fold};
-use meet_projector::model::{Epoch, Place};
+use meet_projector::fake::{Expected, ExpectedEvent};
+use meet_projector::model::{Epoch, Place, SessionId};
 use meet_projector::projection::Status;
+use meet_projector::projection::{Outcome, fold};
 use meet_projector::retry::Jitter;
 
 use crate::support::service::{HOUR_MS, Then as _, World};
@@ -69,8 +69,33 @@ pub(super) fn history(world: &World, dice: &Dice, session: &str, teachers: usize
     events
 }
 
-/// How a session should end at Google.
-pub(super) fn expected(world: &World, history: &[SessionEvent]) -> Expected {
+/// How a session should end.
+pub(super) struct Ending {
+    /// At Google.
+    pub(super) expected: Expected,
+    /// In its document.
+    pub(super) version: i64,
+}
+
+impl Ending {
+    /// Whether it takes place in the end.
+    pub(super) fn is_live(&self) -> bool {
+        self.expected.live.is_some()
+    }
+}
+
+/// What is wrong at Google, now or at any instant before.
+pub(super) fn wrong(world: &World, endings: &[Ending]) -> Vec<String> {
+    world.fake().check(&endings.iter().map(|ending| ending.expected.clone()).collect::<Vec<_>>())
+}
+
+/// How this history should end.
+pub(super) fn ending(world: &World, history: &[SessionEvent]) -> Ending {
+    let version = history.last().expect("a history is not empty").version.get();
+    Ending { expected: expected(world, history), version }
+}
+
+fn expected(world: &World, history: &[SessionEvent]) -> Expected {
     let mut state = None;
     for (event, sequence) in history.iter().zip(1..) {
         let (session, outcome) = fold(state, event, Place { epoch: Epoch(1), sequence });
@@ -92,23 +117,20 @@ pub(super) fn expected(world: &World, history: &[SessionEvent]) -> Expected {
     }
 }
 
-/// The documents say of every session what is expected, and that Google agrees.
-pub(super) async fn unfinished(world: &World, expected: &[Expected]) -> Vec<String> {
+/// The documents that do not say yet what is expected, with Google's agreement.
+pub(super) async fn unfinished<'a>(world: &World, endings: impl IntoIterator<Item = &'a Ending>) -> Vec<String> {
     let mut unfinished = Vec::new();
-    for chunk in expected.chunks(100) {
-        let ids: Vec<_> =
-            chunk.iter().map(|one| meet_projector::model::SessionId::parse(one.session.as_str()).unwrap()).collect();
-        let documents = world.store.documents(&ids).await.unwrap();
-        for one in chunk {
-            let Some((_, stored)) = documents.iter().find(|(id, _)| id.as_str() == one.session) else {
-                unfinished.push(format!("{}: unknown", one.session));
-                continue;
-            };
-            let document: serde_json::Value = serde_json::from_str(&stored.json).unwrap();
-            let status = if one.live.is_some() { "READY" } else { "CANCELED" };
-            if document["meetStatus"] != status || document["upToDate"] != true {
-                unfinished.push(stored.json.clone());
-            }
+    for ending in endings {
+        let id = SessionId::parse(ending.expected.session.as_str()).unwrap();
+        let Some(stored) = world.store.document(&id).await.unwrap() else {
+            unfinished.push(format!("{id} is unknown"));
+            continue;
+        };
+        let document: serde_json::Value = serde_json::from_str(&stored.json).unwrap();
+        let status = if ending.is_live() { "READY" } else { "CANCELED" };
+        let agrees = document["meetStatus"] == status && document["version"] == ending.version;
+        if !agrees || document["upToDate"] != true {
+            unfinished.push(stored.json);
         }
     }
     unfinished

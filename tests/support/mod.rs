@@ -4,4 +4,5 @@ pub mod gate;
 pub mod google;
 pub mod nats;
 pub mod postgres;
+pub mod process;
 pub mod service;

@@ -26,13 +26,47 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     PathBuf::from(String::from_utf8(found.stdout).unwrap().trim())
 });
 
+/// How long to wait for what happens within a second when all is well.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A shell that kills the server when its input ends, and the server's process id.
+struct Running {
+    shell: Child,
+    pid: String,
+}
+
+impl Running {
+    fn is_alive(&self) -> bool {
+        Command::new("kill").args(["-0", &self.pid]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+
+    /// Returns when it is dead.
+    fn kill(mut self) {
+        drop(self.shell.stdin.take());
+        self.shell.wait().unwrap();
+    }
+}
+
+/// A port that nobody listens on, below those that systems give to outgoing connections: one of those could be in use
+/// when a killed server wants its port back.
+fn free_port() -> u16 {
+    loop {
+        let mut random = [0; 2];
+        getrandom::fill(&mut random).unwrap();
+        let port = 15_000 + u16::from_be_bytes(random) % 17_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// A running (or killed) server.
 pub struct NatsServer {
     folder: TempDir,
     port: u16,
     config: Option<String>,
     environment: Vec<(String, String)>,
-    running: Option<(Child, String)>,
+    running: Option<Running>,
 }
 
 impl NatsServer {
@@ -52,44 +86,67 @@ impl NatsServer {
 
     /// Kills it, as a power failure would.
     pub fn kill(&mut self) {
-        let (mut shell, pid) = self.running.take().expect("the server runs");
-        let killed = Command::new("kill").args(["-KILL", &pid]).status().unwrap();
-        assert!(killed.success(), "the server {pid} could not be killed");
-        drop(shell.stdin.take());
-        shell.wait().unwrap();
+        let running = self.running.take().expect("the server runs");
+        running.kill();
     }
 
     /// Starts it again after [`NatsServer::kill`], on the same port, with the files it left.
     pub async fn run(&mut self) {
         assert!(self.running.is_none(), "the server runs already");
-        let file = self.folder.path().join("server.conf");
-        let port = if self.port == 0 { -1 } else { i32::from(self.port) };
-        let (store, ports) = (self.store_folder(), self.folder.path().join("ports"));
-        std::fs::create_dir_all(&ports).unwrap();
+        let is_first = self.port == 0;
+        // Another server may have the port, for as long as another test runs.
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            if is_first {
+                self.port = free_port();
+            }
+            let running = self.spawn();
+            if self.until_it_listens(&running).await {
+                self.running = Some(running);
+                return;
+            }
+            running.kill();
+        }
+        let log = std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
+        panic!("nats-server does not start:\n{log}");
+    }
+
+    fn spawn(&self) -> Running {
+        let (file, log) = (self.folder.path().join("server.conf"), self.folder.path().join("server.log"));
         let text = format!(
-            "listen: \"127.0.0.1:{port}\"\nports_file_dir: {ports:?}\njetstream {{ store_dir: {store:?} }}\n{}",
+            "listen: \"127.0.0.1:{}\"\njetstream {{ store_dir: \"{}\" }}\n{}",
+            self.port,
+            self.store_folder().display(),
             self.config.as_deref().unwrap_or_default()
         );
         std::fs::write(&file, text).unwrap();
-        let script = r#""$1" -c "$2" -l "$3" </dev/null & echo $! ; cat >/dev/null ; kill -KILL $! 2>/dev/null"#;
+        let script = r#""$1" -c "$2" -l "$3" </dev/null & echo $! ; cat >/dev/null ; kill -KILL $! ; wait $!"#;
         let mut shell = Command::new("sh");
-        shell.args(["-c", script, "sh"]).arg(&*PROGRAM).arg(&file).arg(self.folder.path().join("server.log"));
+        shell.args(["-c", script, "sh"]).arg(&*PROGRAM).arg(&file).arg(&log);
         shell.envs(self.environment.iter().map(|(name, value)| (name, value)));
         shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = shell.spawn().unwrap();
+        let mut shell = shell.spawn().unwrap();
         let mut pid = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut pid).unwrap();
-        let pid = pid.trim().to_owned();
-        let listed = ports.join(format!("{}_{pid}.ports", PROGRAM.file_name().unwrap().to_str().unwrap()));
-        self.running = Some((child, pid));
-        eventually("nats-server says where it listens", async || {
-            let Ok(text) = std::fs::read_to_string(&listed) else { return false };
-            let Ok(ports) = serde_json::from_str::<Value>(&text) else { return false };
-            let Some(url) = ports["nats"][0].as_str() else { return false };
-            self.port = url.rsplit(':').next().unwrap().parse().unwrap();
-            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
-        })
-        .await;
+        BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut pid).unwrap();
+        Running { shell, pid: pid.trim().to_owned() }
+    }
+
+    /// Whether it came to listen; `false` when it ended instead.
+    async fn until_it_listens(&self, running: &Running) -> bool {
+        let ready = format!("[{}] ", running.pid);
+        let log = self.folder.path().join("server.log");
+        let is_ready = || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            text.lines().any(|line| line.starts_with(&ready) && line.ends_with("Server is ready"))
+        };
+        let begun = Instant::now();
+        while running.is_alive() && begun.elapsed() < PATIENCE {
+            if is_ready() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        false
     }
 
     /// Kills it and starts it again.
@@ -237,7 +294,7 @@ pub async fn publish_raw(client: &Client, subject: &str, payload: &str) -> i64 {
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !condition().await {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain until {what}");
+        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -200,6 +200,11 @@ impl World {
         self.service = Some(service);
     }
 
+    /// A new connection of the test, after the server was restarted.
+    pub async fn reconnect(&mut self) {
+        self.connection = self.nats.connect().await;
+    }
+
     /// Drains the service and waits for its end.
     pub async fn stop(&mut self) {
         self.service.take().expect("the service runs").stop().await;
