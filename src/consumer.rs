@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::config::NatsConfig;
 use crate::nats::definitions::Definitions;
 use crate::nats::epoch::sight::{self, SightError, Standing};
-use crate::nats::{Connection, NatsError, connect_persistently, probe};
+use crate::nats::{Connection, ConnectionEvents, NatsError, connect_persistently, probe};
 use crate::store::{EpochRecord, Store, StoreError};
 
 mod commit;
@@ -126,6 +126,8 @@ pub async fn run(context: ConsumerContext) {
     else {
         return;
     };
+    let shown = show_connectivity(Arc::clone(&connection.events), Arc::clone(&health));
+    tokio::spawn(context.cancel.clone().run_until_cancelled_owned(shown));
     let work = Work { context, connection, definitions };
     let mut connectivity = work.connection.events.subscribe();
     let mut failures = 0_u32;
@@ -179,6 +181,18 @@ pub async fn run(context: ConsumerContext) {
     health.connected(false);
     if let Err(error) = work.connection.client.flush().await {
         tracing::warn!(%error, "what was acknowledged last may be delivered again");
+    }
+}
+
+/// Shows at once whether the server can be reached: a session learns of it only when its requests fail.
+async fn show_connectivity(events: Arc<ConnectionEvents>, health: Arc<Health>) {
+    let mut connectivity = events.subscribe();
+    loop {
+        let connected = connectivity.borrow_and_update().connected;
+        health.connected(connected);
+        if connectivity.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -50,7 +50,9 @@ async fn nats_goes_away_and_comes_back(setup: Setup) {
 
     world.nats.run().await;
     world.until_ready().await;
-    world.until_published("what happened meanwhile", |messages| messages.iter().any(|m| m.event["data"] == untold)).await;
+    world
+        .until_published("what happened meanwhile", |messages| messages.iter().any(|m| m.event["data"] == untold))
+        .await;
     world.publish(&lesson.moved(HOUR_MS)).await;
     world.ready("s1", 2).await;
     assert_eq!(world.writes("s1"), [Insert, Patch]);
