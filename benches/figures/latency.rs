@@ -20,7 +20,7 @@ pub async fn run(table: &mut Table) {
     world.fake().configure(|settings| settings.latency_ms = GOOGLE_MS);
 
     let mut published = HashMap::new();
-    let mut changes = world.changes();
+    let mut changes = world.service.as_ref().unwrap().store.changes();
     let mut ticks = tokio::time::interval(Duration::from_millis(50));
     let watched = tokio::spawn(async move {
         let mut seen = Vec::new();

@@ -29,7 +29,7 @@ pub async fn run(table: &mut Table) {
 
 /// `VmRSS` and `VmHWM` (proc(5)).
 fn memory(serving: &Serving) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", serving.id())).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", serving.child.id())).unwrap();
     let mib = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();

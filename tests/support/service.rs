@@ -110,7 +110,8 @@ pub struct World {
     pub folder: TempDir,
     keys: KeyRing,
     http: reqwest::Client,
-    service: Option<Service>,
+    /// The service, while it runs.
+    pub service: Option<Service>,
     base: String,
 }
 
@@ -198,16 +199,6 @@ impl World {
         let service = service::start(self.config.clone(), self.clock.clone(), Shutdown::new()).await.unwrap();
         self.base = format!("http://{}", service.address);
         self.service = Some(service);
-    }
-
-    /// Where the API listens.
-    pub fn address(&self) -> std::net::SocketAddr {
-        self.service.as_ref().expect("the service runs").address
-    }
-
-    /// Sessions whose document changes, as the service commits them.
-    pub fn changes(&self) -> tokio::sync::broadcast::Receiver<SessionId> {
-        self.service.as_ref().expect("the service runs").store.changes()
     }
 
     /// A new connection of the test, after the server was restarted.
