@@ -43,6 +43,11 @@ impl Serving {
         Self { child: command.spawn().unwrap() }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -200,6 +200,16 @@ impl World {
         self.service = Some(service);
     }
 
+    /// Where the API listens.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.service.as_ref().expect("the service runs").address
+    }
+
+    /// Sessions whose document changes, as the service commits them.
+    pub fn changes(&self) -> tokio::sync::broadcast::Receiver<SessionId> {
+        self.service.as_ref().expect("the service runs").store.changes()
+    }
+
     /// A new connection of the test, after the server was restarted.
     pub async fn reconnect(&mut self) {
         self.connection = self.nats.connect().await;
