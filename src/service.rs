@@ -142,7 +142,7 @@ fn readiness(health: &Arc<Health>, is_prepared: &Arc<AtomicBool>) -> Readiness {
     Readiness::new(move || {
         let seen = health.snapshot();
         let check = |name, problem: Option<String>| problem.map_or(Check::ok(name), |why| Check::failed(name, why));
-        let not_connected = || seen.last_error.clone().unwrap_or_else(|| "not connected yet".into());
+        let not_connected = || seen.last_error.clone().unwrap_or_else(|| "no connection to NATS; trying again".into());
         vec![
             check("schema", (!is_prepared.load(Ordering::Acquire)).then(|| "the schema is not prepared yet".into())),
             check("nats", (!seen.connected).then(not_connected)),
