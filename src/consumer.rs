@@ -28,6 +28,7 @@ use crate::nats::definitions::Definitions;
 use crate::nats::epoch::sight::{self, SightError, Standing};
 use crate::nats::{Connection, ConnectionEvents, NatsError, connect_persistently, probe};
 use crate::store::{EpochRecord, Store, StoreError};
+use crate::telemetry::Chain;
 
 mod commit;
 mod durable;
@@ -148,7 +149,7 @@ pub async fn run(context: ConsumerContext) {
             End::Hole(sequence) => format!("the durable consumer had passed sequence {sequence}, which was not read"),
             End::EpochMoved => "the stream is not the one it was".to_owned(),
             End::Blocked(why) => why.clone(),
-            End::Failed(error) => chain(error),
+            End::Failed(error) => Chain(error).to_string(),
         };
         // What mends itself at once is no failure yet; what comes again is told once for each different reason.
         failures = match end {
@@ -291,15 +292,4 @@ impl Work {
             }
         }
     }
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }

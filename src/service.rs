@@ -27,11 +27,11 @@ use crate::google::limits::Limits;
 use crate::google::oauth::TokenEndpoint;
 use crate::outbox::{self, OutboxContext, OutboxHealth};
 use crate::plan::Policy;
-use crate::reconciler::{Chain, Context, Gateway, Reconciler};
+use crate::reconciler::{Context, Gateway, Reconciler};
 use crate::retry::{Jitter, Reconnect};
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Chain, Metrics};
 
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
 const REPAIRS_MAX: i64 = 2;
