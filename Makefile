@@ -10,8 +10,9 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## the whole service with a NATS server, a fake Google and sample lessons, in a minute
+	@echo "building (the first time takes a few minutes) ..."
 	@$(CARGO) build --quiet $(FEATURES)
-	@NATS_SERVER="$$(.ci/nats-server)" target/debug/meet-projector dev
+	@NATS_SERVER="$$(.ci/nats-server)" $(CARGO) run --quiet $(FEATURES) -- dev
 
 test: tools ## every test, on a real NATS server and a real PostgreSQL
 	@NATS_SERVER="$$(.ci/nats-server)" .ci/test

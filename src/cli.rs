@@ -11,10 +11,9 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, Need, process_environment};
 use crate::credential::KeyRing;
-use crate::reconciler::Chain;
 use crate::service;
 use crate::store::{Store, StoreError};
-use crate::telemetry::{self, TelemetryGuard};
+use crate::telemetry::{self, Chain, TelemetryGuard};
 
 pub mod config;
 pub mod credential;

@@ -26,8 +26,9 @@ use crate::clock::Clock;
 use crate::config::NatsConfig;
 use crate::nats::definitions::Definitions;
 use crate::nats::epoch::sight::{self, SightError, Standing};
-use crate::nats::{Connection, NatsError, connect_persistently, probe};
+use crate::nats::{Connection, ConnectionEvents, NatsError, connect_persistently, probe};
 use crate::store::{EpochRecord, Store, StoreError};
+use crate::telemetry::Chain;
 
 mod commit;
 mod durable;
@@ -126,6 +127,8 @@ pub async fn run(context: ConsumerContext) {
     else {
         return;
     };
+    let shown = show_connectivity(Arc::clone(&connection.events), Arc::clone(&health));
+    tokio::spawn(context.cancel.clone().run_until_cancelled_owned(shown));
     let work = Work { context, connection, definitions };
     let mut connectivity = work.connection.events.subscribe();
     let mut failures = 0_u32;
@@ -146,7 +149,7 @@ pub async fn run(context: ConsumerContext) {
             End::Hole(sequence) => format!("the durable consumer had passed sequence {sequence}, which was not read"),
             End::EpochMoved => "the stream is not the one it was".to_owned(),
             End::Blocked(why) => why.clone(),
-            End::Failed(error) => chain(error),
+            End::Failed(error) => Chain(error).to_string(),
         };
         // What mends itself at once is no failure yet; what comes again is told once for each different reason.
         failures = match end {
@@ -179,6 +182,18 @@ pub async fn run(context: ConsumerContext) {
     health.connected(false);
     if let Err(error) = work.connection.client.flush().await {
         tracing::warn!(%error, "what was acknowledged last may be delivered again");
+    }
+}
+
+/// Shows at once whether the server can be reached: a session learns of it only when its requests fail.
+async fn show_connectivity(events: Arc<ConnectionEvents>, health: Arc<Health>) {
+    let mut connectivity = events.subscribe();
+    loop {
+        let connected = connectivity.borrow_and_update().connected;
+        health.connected(connected);
+        if connectivity.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -277,15 +292,4 @@ impl Work {
             }
         }
     }
-}
-
-/// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }

@@ -16,6 +16,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod consumer;
+pub mod crash;
 pub mod credential;
 pub mod event;
 #[cfg(feature = "dev")]
@@ -30,7 +31,6 @@ pub mod reconciler;
 pub mod retry;
 pub mod service;
 pub mod shutdown;
-pub mod crash;
 pub mod status;
 pub mod store;
 pub mod telemetry;

@@ -120,6 +120,9 @@ pub async fn run(context: OutboxContext) {
             }
         }
     }
+    if let Err(error) = context.store.outbox_release(&holder).await {
+        tracing::debug!(%error, "the relay of results was not given up; its lease runs out");
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -23,6 +23,7 @@ use crate::model::UnixMillis;
 use crate::plan::{self, Account, Plan, Policy, Situation};
 use crate::retry::{Jitter, Reconnect, RetrySchedule};
 use crate::store::{Job, RowWrite, Store, StoreError, TeacherLease, TokenStatus, Written};
+use crate::telemetry::Chain;
 
 pub mod gateway;
 mod writer;
@@ -343,20 +344,5 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
         && error.is_panic()
     {
         error!(%error, "a calendar's task panicked; its lease runs out and the rows are looked at again");
-    }
-}
-
-/// An error with its causes, on one line.
-pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
     }
 }

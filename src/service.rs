@@ -27,11 +27,11 @@ use crate::google::limits::Limits;
 use crate::google::oauth::TokenEndpoint;
 use crate::outbox::{self, OutboxContext, OutboxHealth};
 use crate::plan::Policy;
-use crate::reconciler::{Chain, Context, Gateway, Reconciler};
+use crate::reconciler::{Context, Gateway, Reconciler};
 use crate::retry::{Jitter, Reconnect};
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Chain, Metrics};
 
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
 const REPAIRS_MAX: i64 = 2;
@@ -142,7 +142,7 @@ fn readiness(health: &Arc<Health>, is_prepared: &Arc<AtomicBool>) -> Readiness {
     Readiness::new(move || {
         let seen = health.snapshot();
         let check = |name, problem: Option<String>| problem.map_or(Check::ok(name), |why| Check::failed(name, why));
-        let not_connected = || seen.last_error.clone().unwrap_or_else(|| "not connected yet".into());
+        let not_connected = || seen.last_error.clone().unwrap_or_else(|| "no connection to NATS; trying again".into());
         vec![
             check("schema", (!is_prepared.load(Ordering::Acquire)).then(|| "the schema is not prepared yet".into())),
             check("nats", (!seen.connected).then(not_connected)),

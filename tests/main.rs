@@ -5,7 +5,9 @@
 mod support;
 
 mod api;
+mod cli;
 mod config;
+mod dependencies;
 mod fake_google;
 mod faults;
 mod google_client;

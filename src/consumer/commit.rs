@@ -7,11 +7,12 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConsumerContext, chain};
+use super::ConsumerContext;
 use crate::crash;
 use crate::model::Place;
 use crate::nats::Connection;
 use crate::store::{EpochRecord, FoldOutcome, FoldReport, Incoming, Refused, StoreError};
+use crate::telemetry::Chain;
 
 /// Messages that are folded in one transaction, each with where to acknowledge it.
 #[derive(Debug, Default)]
@@ -57,7 +58,7 @@ impl Committer {
             };
             let is_refusal = matches!(error, StoreError::Failed { .. });
             if is_refusal && group.incoming.len() > 1 {
-                tracing::warn!(error = %chain(&error), "the database refused a group; folding its messages one by one");
+                tracing::warn!(error = %Chain(&error), "the database refused a group; folding its messages one by one");
                 for (incoming, reply) in group.incoming.into_iter().zip(group.replies) {
                     let alone = Group { incoming: vec![incoming], replies: vec![reply] };
                     Box::pin(self.commit(alone)).await;
@@ -65,14 +66,14 @@ impl Committer {
                 return;
             }
             if is_refusal && let Some(incoming) = group.incoming.iter_mut().find(|incoming| incoming.decoded.is_ok()) {
-                tracing::error!(sequence = incoming.sequence, error = %chain(&error), "the database refused a message");
+                tracing::error!(sequence = incoming.sequence, error = %Chain(&error), "the database refused a message");
                 let session = incoming.decoded.as_ref().ok().map(|event| event.session.clone());
                 let reason = "the database refused this event; the log at the time of this dead letter says why".into();
                 incoming.decoded = Err(Refused { class: "not_storable", reason, session });
                 continue;
             }
             failures += 1;
-            let text = chain(&error);
+            let text = Chain(&error).to_string();
             self.context.health.failed(&text);
             if failures == 1 {
                 tracing::error!(error = %text, "events cannot be stored; trying again until it works");
@@ -128,7 +129,7 @@ impl Committer {
         match self.connection.get(&self.record.stream, sequence).await {
             Ok(Some(message)) => {
                 if let Err(error) = self.context.store.complete_dead_letter(place, &message.raw).await {
-                    tracing::warn!(sequence, error = %chain(&error), "a dead letter has no message yet");
+                    tracing::warn!(sequence, error = %Chain(&error), "a dead letter has no message yet");
                 }
             }
             Ok(None) => tracing::warn!(sequence, "a dead letter has no message yet: the stream did not show it"),

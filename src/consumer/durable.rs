@@ -26,8 +26,7 @@ pub(super) async fn ensure(work: &Work, record: &EpochRecord) -> Result<Vec<Stri
         return Ok(Vec::new());
     };
     let last = work.connection.stream_info(stream).await?.map_or(0, |info| info.state.last_seq);
-    let alone = work.context.store.is_single_process();
-    if let Some(why) = trouble(&info, last, gap, alone) {
+    if let Some(why) = trouble(&info, last, gap) {
         tracing::warn!(consumer = record.consumer, why, from = position.contiguous + 1, "making the durable again");
         replace(work, record, &info).await?;
         return Ok(Vec::new());
@@ -49,8 +48,8 @@ pub(super) async fn ensure(work: &Work, record: &EpochRecord) -> Result<Vec<Stri
     Ok(drift)
 }
 
-/// Why a consumer cannot be trusted to deliver everything that was not processed, soon. `alone`: no other process uses it.
-fn trouble(info: &ConsumerInfo, stream_last: i64, gap: Gap, alone: bool) -> Option<&'static str> {
+/// Why a consumer cannot be trusted to deliver everything that was not processed.
+fn trouble(info: &ConsumerInfo, stream_last: i64, gap: Gap) -> Option<&'static str> {
     // Servers before 2.14 would hand out nothing until the stream has grown past it.
     if info.delivered.stream_seq > stream_last {
         return Some("it is ahead of the stream");
@@ -58,10 +57,6 @@ fn trouble(info: &ConsumerInfo, stream_last: i64, gap: Gap, alone: bool) -> Opti
     match gap {
         // We acknowledge after the commit, so this message was acknowledged for another database, or skipped.
         Gap::At(sequence) if info.ack_floor.stream_seq >= sequence => Some("it is ahead of the database"),
-        // Handed to a process that died, or over a connection that is gone: they would come again after `ack_wait` only.
-        Gap::At(sequence) if alone && info.num_ack_pending > 0 && info.delivered.stream_seq >= sequence => {
-            Some("messages it handed out were never acknowledged")
-        }
         _ => None,
     }
 }

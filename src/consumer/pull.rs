@@ -398,7 +398,7 @@ async fn watch(work: &Work, record: &EpochRecord) -> End {
             Ok(None) => {}
             Ok(Some(end)) => return end,
             // Requests for events fail too when this lasts; that ends the session with more to say.
-            Err(error) => tracing::debug!(error = %super::chain(&error), "could not look at the stream"),
+            Err(error) => tracing::debug!(error = %crate::telemetry::Chain(&error), "could not look at the stream"),
         }
     }
 }

@@ -201,6 +201,10 @@ impl Step<'_> {
             }
             _ => {}
         }
+        if *self.call == Call::Restore {
+            // A write like the others: somebody who deletes again is noticed after a minute, not the next day.
+            row.confirmed_at = Some(now);
+        }
         self.take_conference(row, &event.conference);
     }
 

@@ -101,7 +101,7 @@ fn answer<T>(outcome: Result<Vec<T>, StoreError>, replies: Vec<Reply<T>>) {
             }
         }
         Err(error) => {
-            let text = crate::reconciler::Chain(&error).to_string();
+            let text = crate::telemetry::Chain(&error).to_string();
             let is_transient = error.is_transient();
             for reply in replies {
                 reply.send(Err(share(&text, is_transient))).ok();

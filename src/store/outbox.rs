@@ -74,6 +74,8 @@ const TAKE_LEASE: Sql = both(
      WHERE lease.holder = excluded.holder OR lease.until_ms <= $2",
 );
 
+const RELEASE: Sql = both("DELETE FROM lease WHERE name = 'outbox' AND holder = $1");
+
 const TAKE: Sql = both(
     "SELECT id, message_id, key, subject, payload, traceparent FROM outbox AS head \
      WHERE NOT EXISTS (SELECT 1 FROM outbox AS older WHERE older.key = head.key AND older.id < head.id) \
@@ -118,6 +120,13 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// Gives the relay up, so that the next process need not wait for the end of the lease.
+    pub async fn outbox_release(&self, holder: &str) -> Result<()> {
+        let mut tx = self.inner.write("giving the relay of results up").await?;
+        tx.execute(RELEASE, args![holder]).await?;
+        tx.commit().await
     }
 
     /// Removes what the server acknowledged.

@@ -11,7 +11,7 @@ use meet_projector::google::error::Class;
 use meet_projector::google::oauth::TokenEndpoint;
 use meet_projector::model::{GoogleSub, TeacherId, UnixMillis};
 use meet_projector::store::{Credential, DatabaseUrl, NewCredential, Store, TokenStatus};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wiremock::matchers::{any, body_string_contains};
@@ -108,7 +108,7 @@ fn token(text: &str) -> Value {
 }
 
 fn text(token: &Result<SecretString, AccessError>) -> &str {
-    token.as_ref().map(|token| token.expose_secret()).expect("a token")
+    token.as_ref().map(ExposeSecret::expose_secret).expect("a token")
 }
 
 fn class(token: Result<SecretString, AccessError>) -> Class {

@@ -133,10 +133,7 @@ pub async fn every_field_of_a_row_survives(kind: Kind) {
     release(&fresh.store, &lease, NOW).await;
     assert_eq!(fresh.store.next_due().await.unwrap(), Some(NOW.plus(12)));
     for (phase, _) in Phase::WORDS {
-        let lease = match claim(&fresh.store, NOW.plus(12)).await.pop() {
-            Some(lease) => lease,
-            None => break,
-        };
+        let Some(lease) = claim(&fresh.store, NOW.plus(12)).await.pop() else { break };
         let row = MeetEvent { phase, ..row.clone() };
         fresh.store.record(&[write(&lease, row.clone())], NOW).await.unwrap();
         assert_eq!(only_row(&fresh.store, "a").await, row);

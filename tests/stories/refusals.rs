@@ -169,13 +169,19 @@ async fn a_teacher_moves_the_event(setup: Setup) {
 }
 
 async fn google_fails_for_a_while(setup: Setup) {
-    let world = World::start(setup).await;
+    let world = World::start(setup.standing_still()).await;
     let rule = Rule { times: Some(3), ..Rule::on(Insert, Fault::refuse(503, "backendError")) };
     world.fake().add_fault(rule);
     world.publish(&world.lesson("s1", 0)).await;
-    world.ready("s1", 1).await;
+    eventually("the lesson has its link", async || {
+        world.clock.advance_ms(500);
+        world.document("s1").await.is_some_and(|document| document["meetStatus"] == "READY")
+    })
+    .await;
     assert_eq!(world.fake().counters().committed_of(Insert), 1);
-    let shown = world.published().await;
+    let shown = world
+        .until_published("the link", |messages| messages.iter().any(|m| m.event["data"]["meetStatus"] == "READY"))
+        .await;
     let errors = shown.iter().filter(|message| message.event["data"]["meetStatus"] == "ERROR").count();
     assert_eq!(errors, 0, "a young failure of Google's is nothing to tell anybody");
     world.assert_google_was_never_wrong();

@@ -63,6 +63,7 @@ fn start() -> Server {
 }
 
 /// Starts the server and waits until it says that it accepts connections; its last lines otherwise.
+#[expect(clippy::zombie_processes, reason = "it ends when its input does, which is when this process ends")]
 fn serve(
     bin: &Path,
     folder: &Path,

@@ -9,7 +9,8 @@ use super::service::World;
 
 /// `meet-projector serve`; killed when dropped.
 pub struct Serving {
-    child: Child,
+    /// The process.
+    pub child: Child,
 }
 
 impl Serving {
@@ -56,7 +57,7 @@ impl Serving {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < Duration::from_secs(60), "the process should have ended by itself");
+            assert!(begun.elapsed() < Duration::from_mins(1), "the process should have ended by itself");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -39,7 +39,7 @@ use super::postgres::fresh_database;
 pub const HOUR_MS: i64 = 3_600_000;
 
 /// What would hang ends after this time; no correct run comes near it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a world is made of.
 #[derive(Clone)]
@@ -110,7 +110,8 @@ pub struct World {
     pub folder: TempDir,
     keys: KeyRing,
     http: reqwest::Client,
-    service: Option<Service>,
+    /// The service, while it runs.
+    pub service: Option<Service>,
     base: String,
 }
 
@@ -364,7 +365,7 @@ impl World {
         eventually(&format!("/readyz names {check}"), async || {
             let answer = self.readiness().await;
             let failed = &answer.json["checks"][check];
-            reason = failed["detail"].as_str().unwrap_or_default().to_owned();
+            failed["detail"].as_str().unwrap_or_default().clone_into(&mut reason);
             answer.status == StatusCode::SERVICE_UNAVAILABLE && failed["ok"] == false
         })
         .await;

@@ -91,6 +91,7 @@ impl Story<'_> {
         let Self { api, token, data, .. } = self;
         let env = data.join("env");
         let env = env.display();
+        let program = std::env::current_exe().map_or("meet-projector".into(), |path| path.display().to_string());
         writeln!(
             out,
             "\n  drums-9      its event ends before it starts: refused, kept as a dead letter, nobody else waited for it\n\n\
@@ -100,7 +101,7 @@ impl Story<'_> {
              \x20 curl -s {api}/readyz\n\
              \x20 curl -s {control}                               # what the fake Google can do and break\n\n\
              \x20 set -a; . {env}; set +a                         # settings for the commands below\n\
-             \x20 alias meet-projector=target/debug/meet-projector\n\
+             \x20 alias meet-projector={program}\n\
              \x20 meet-projector dead-letter list                 # the bad event, and what to fix\n\
              \x20 meet-projector session show english-b1          # the story of one session\n\
              \x20 echo '{{\"teacherId\":\"tch_carla\",\"email\":\"carla@example.com\",\"googleSub\":\"sub-carla@example.com\",\
