@@ -180,11 +180,12 @@ fn absent(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
 /// A row of which a write may or may not have landed, or may land yet: look before anything is written.
 pub(super) fn unclear(row: &mut MeetEvent, operation: &str, at: UnixMillis) {
     row.phase = Phase::Unknown;
-    match operation {
-        "insert" | "restore" => row.insert_unclear_at = Some(at),
+    if matches!(operation, "insert" | "restore") {
+        row.insert_unclear_at = Some(at);
+    }
+    if matches!(operation, "patch" | "restore") {
         // Should it land after the look, the check that follows a write finds it.
-        "patch" => row.confirmed_at = row.confirmed_at.map(|_| at),
-        _ => {}
+        row.confirmed_at = row.confirmed_at.map(|_| at);
     }
 }
 

@@ -83,12 +83,11 @@ impl Situation<'_> {
             .map_or(0, |highest| highest + 1)
     }
 
-    /// Whether an older event of this session on the same account may still be there: a new id is never inserted while
-    /// it may.
+    /// Whether another event of this session on the same account may still be there: a new id is never inserted while
+    /// it may. Two teachers may use one account, and a row that was never sent may be wanted again, so the order of the
+    /// rows says nothing.
     pub(super) fn predecessor_may_live(&self, account: &GoogleSub) -> bool {
-        self.siblings.iter().any(|sibling| {
-            sibling.ordinal < self.row.ordinal && sibling.account.as_ref() == Some(account) && !sibling.phase.is_final()
-        })
+        self.siblings.iter().any(|sibling| sibling.account.as_ref() == Some(account) && !sibling.phase.is_final())
     }
 }
 

@@ -44,9 +44,9 @@ fn policy() -> Policy {
     Policy { environment: "test".into(), attendees: false, repairs_max: 2 }
 }
 
-fn connected(teacher_id: &TeacherId) -> Account {
+fn connected(account: &str) -> Account {
     Account::Google {
-        account: GoogleSub(format!("sub-{teacher_id}")),
+        account: GoogleSub(format!("sub-{account}")),
         calendar: "primary".into(),
         status: TokenStatus::Connected,
         cool_down_until: None,
@@ -227,12 +227,14 @@ struct World {
     session: Session,
     rows: Vec<MeetEvent>,
     now: UnixMillis,
+    /// Both teachers use one Google account.
+    shares_account: bool,
 }
 
 impl World {
     fn new() -> Self {
-        let mut world =
-            Self { google: Model::default(), session: session(1, Status::Scheduled, "t1", 0), rows: vec![], now: NOW };
+        let session = session(1, Status::Scheduled, "t1", 0);
+        let mut world = Self { google: Model::default(), session, rows: vec![], now: NOW, shares_account: false };
         world.fold(world.session.clone());
         world
     }
@@ -279,7 +281,7 @@ impl World {
                 want: other.want,
             })
             .collect();
-        let account = connected(&row.teacher);
+        let account = connected(if self.shares_account { "both" } else { row.teacher.as_str() });
         let policy = policy();
         let session = self.session.clone();
         let situation = Situation {
@@ -438,11 +440,13 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn it_ends_in_one_right_event_or_none(actions in actions(), faults in faults()) {
-        let mut world = World::new();
+    fn it_ends_in_one_right_event_or_none(
+        actions in actions(), faults in faults(), shares_account in proptest::bool::weighted(0.2))
+    {
+        let mut world = World { shares_account, ..World::new() };
         let mut faults = faults.into_iter();
         let mut version = 1;
         let mut by_hand = 0;
