@@ -146,8 +146,11 @@ impl Step<'_> {
             };
         }
         if row.want == Want::Absent {
-            // Only after a refused delete do we look at an event that should be gone.
             row.phase = Phase::Live;
+            if is_reply_to_write {
+                return self.again(row);
+            }
+            // Only after a refused delete do we look at an event that should be gone.
             row.next_attempt_at = Some(self.now().plus(DAY_MS));
             return keep(row);
         }
@@ -374,7 +377,11 @@ impl Step<'_> {
         if was_restored { self.look_late(row) } else { keep(gone(row)) }
     }
 
-    fn delete_found_nothing(&self, row: MeetEvent) -> Absorbed {
+    fn delete_found_nothing(&self, mut row: MeetEvent) -> Absorbed {
+        if self.situation.must_use_up(&row) {
+            row.phase = Phase::Missing;
+            return self.again(row);
+        }
         let is_fresh = row.confirmed_at.is_some_and(|at| self.now().since(at) < REPLICATION_MS);
         if row.insert_unclear_at.is_some() || is_fresh { self.look_late(row) } else { keep(gone(row)) }
     }

@@ -46,6 +46,17 @@ pub fn assign(session: &Session, rows: &[MeetEvent], now: UnixMillis) -> Vec<Mee
         row.failure = Some(ended);
         row.next_attempt_at = None;
     }
+    if row.phase == Phase::New {
+        // What it waits for is looked at now, not when a late look is due.
+        let may_land = |other: &&MeetEvent| {
+            other.want == Want::Absent
+                && !other.phase.is_final()
+                && other.insert_unclear_at.is_some()
+                && other.teacher == row.teacher
+        };
+        let due = |other: &MeetEvent| MeetEvent { next_attempt_at: Some(now), ..other.clone() };
+        changed.extend(rows.iter().filter(may_land).map(due));
+    }
     changed.push(row);
     changed
 }

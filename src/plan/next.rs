@@ -172,8 +172,11 @@ fn absent(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
         Ok(_) => {}
     }
     let was_refused = row.failure.as_ref().is_some_and(|failure| failure.code == Code::Forbidden);
-    let call =
-        if was_refused && row.phase == Phase::Unknown { Call::Get { if_none_match: None } } else { Call::Delete };
+    let call = match row.phase {
+        Phase::Unknown if was_refused => Call::Get { if_none_match: None },
+        Phase::Missing if situation.must_use_up(&row) => Call::Insert { conference_request: None },
+        _ => Call::Delete,
+    };
     issue(situation, row, call)
 }
 

@@ -2,7 +2,7 @@
 
 use super::{MeetEvent, Phase, Want};
 use crate::google::Wanted;
-use crate::model::{Attendee, GoogleSub, UnixMillis, digest, short_hex};
+use crate::model::{Attendee, GoogleSub, TeacherId, UnixMillis, digest, short_hex};
 use crate::projection::{Session, Status};
 use crate::store::TokenStatus;
 
@@ -11,6 +11,8 @@ use crate::store::TokenStatus;
 pub struct Sibling {
     /// Its place among the rows.
     pub ordinal: i64,
+    /// Whose calendar.
+    pub teacher: TeacherId,
     /// The account it is bound to, if any.
     pub account: Option<GoogleSub>,
     /// Its generation, if bound.
@@ -89,6 +91,16 @@ impl Situation<'_> {
     pub(super) fn predecessor_may_live(&self, account: &GoogleSub) -> bool {
         self.siblings.iter().any(|sibling| sibling.account.as_ref() == Some(account) && !sibling.phase.is_final())
     }
+
+    /// Whether a new event waits until an insert of `row`, which should be gone, can no longer land. Looking late takes a
+    /// quarter of an hour and more; using the id up (insert, then delete) ends the wait at once.
+    pub(super) fn must_use_up(&self, row: &MeetEvent) -> bool {
+        let may_land = row.insert_unclear_at.is_some() && row.taken_at.is_none() && row.written_hash.is_none();
+        let waits = |sibling: &Sibling| {
+            sibling.want == Want::Present && sibling.phase == Phase::New && sibling.teacher == row.teacher
+        };
+        row.want == Want::Absent && may_land && self.siblings.iter().any(waits)
+    }
 }
 
 /// What the event at Google should look like, for a bound row of a scheduled session.
@@ -100,7 +112,8 @@ pub fn wanted(session: &Session, row: &MeetEvent, policy: &Policy) -> Option<Wan
     if session.head.status != Status::Scheduled {
         return None;
     }
-    let attendees = policy.attendees.then(|| details.attendees.clone());
+    // An event that is made only to be deleted is nobody's business.
+    let attendees = (policy.attendees && row.want == Want::Present).then(|| details.attendees.clone());
     let mut fields: Vec<Vec<u8>> = vec![
         b"mp/wanted/1".to_vec(),
         details.title.clone().into_bytes(),

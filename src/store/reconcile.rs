@@ -188,6 +188,7 @@ async fn due_jobs(
 fn sibling(row: &MeetEvent) -> Sibling {
     Sibling {
         ordinal: row.ordinal,
+        teacher: row.teacher.clone(),
         account: row.binding.as_ref().map(|binding| binding.account.clone()),
         generation: row.binding.as_ref().map(|binding| binding.generation),
         phase: row.phase,
