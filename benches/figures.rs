@@ -71,7 +71,8 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut table = Table::default();
-        for figure in FIGURES.into_iter().filter(|figure| wanted.is_empty() || wanted.iter().any(|name| name == figure)) {
+        for figure in FIGURES.into_iter().filter(|figure| wanted.is_empty() || wanted.iter().any(|name| name == figure))
+        {
             eprintln!("measuring: {figure}");
             // Boxed, since each of them is a large state machine.
             match figure {

@@ -124,7 +124,9 @@ pub(crate) async fn measure(scale: Scale, table: &mut Table) {
 }
 
 fn has_postgres() -> bool {
-    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/postgres")).output().is_ok_and(|found| found.status.success())
+    Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/postgres"))
+        .output()
+        .is_ok_and(|found| found.status.success())
 }
 
 /// A pull consumer that only acknowledges.

@@ -72,6 +72,16 @@ pub(crate) async fn measure(scale: Scale, table: &mut Table) {
     table.value("publish → request at Google, most", "ms", requests.quantile(1.0), Target::None);
     #[expect(clippy::cast_precision_loss, reason = "a hundred")]
     let google = GOOGLE_MS as f64;
-    table.value("publish → READY on stream MEET, less Google's 100 ms, p50", "ms", ready.quantile(0.5) - google, Target::None);
-    table.value("publish → READY on stream MEET, less Google's 100 ms, p99", "ms", ready.quantile(0.99) - google, Target::None);
+    table.value(
+        "publish → READY on stream MEET, less Google's 100 ms, p50",
+        "ms",
+        ready.quantile(0.5) - google,
+        Target::None,
+    );
+    table.value(
+        "publish → READY on stream MEET, less Google's 100 ms, p99",
+        "ms",
+        ready.quantile(0.99) - google,
+        Target::None,
+    );
 }

@@ -76,7 +76,8 @@ async fn inserts(root: String, count: usize, tokens: Vec<String>) -> f64 {
 
 /// An event as we write it.
 fn event(number: usize) -> serde_json::Value {
-    let place = |hour: usize| json!({ "dateTime": format!("2096-12-01T{hour:02}:00:00Z"), "timeZone": "Europe/Madrid" });
+    let place =
+        |hour: usize| json!({ "dateTime": format!("2096-12-01T{hour:02}:00:00Z"), "timeZone": "Europe/Madrid" });
     json!({
         "id": format!("ba{number:022}"),
         "summary": format!("Piano, lesson {number}"),

@@ -67,7 +67,10 @@ async fn inserts(count: usize) -> (f64, f64) {
     let root = world.google.running.calendar_api_root.to_string();
     let cpu = cpu_ms(std::process::id());
     let output = tokio::task::spawn_blocking(move || {
-        peer(&["inserts", root.trim_end_matches('/'), &count.to_string()]).args(tokens).stderr(Stdio::inherit()).output()
+        peer(&["inserts", root.trim_end_matches('/'), &count.to_string()])
+            .args(tokens)
+            .stderr(Stdio::inherit())
+            .output()
     });
     let output = output.await.unwrap().unwrap();
     let cpu = cpu_ms(std::process::id()) - cpu;

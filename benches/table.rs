@@ -120,7 +120,10 @@ impl fmt::Display for Table {
         for (title, legend, _) in &self.sections {
             writeln!(f, "\n{title}: {legend}")?;
         }
-        write!(f, "\n× is a ratio to the bare figure of the same run. CPU is user and system time of the process that is ")?;
+        write!(
+            f,
+            "\n× is a ratio to the bare figure of the same run. CPU is user and system time of the process that is "
+        )?;
         writeln!(f, "named, from /proc. All processes share {} cores.", cores())
     }
 }
