@@ -25,7 +25,7 @@ pub enum TokenAction {
     List,
     /// Revokes a token; a running service refuses it within 5 seconds
     Revoke {
-        /// The part between the underscores of mp_<id>_<secret>
+        /// The part between the underscores of `mp_<id>_<secret>`
         id: String,
     },
 }

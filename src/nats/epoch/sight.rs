@@ -1,4 +1,4 @@
-//! Gathers what [`judge`](super::judge) needs from the stream and the database, and opens the epochs that need nobody's
+//! Gathers what [`judge`] needs from the stream and the database, and opens the epochs that need nobody's
 //! decision.
 
 use std::time::Duration;
