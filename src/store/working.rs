@@ -283,7 +283,9 @@ fn document_if_changed(
         return None;
     }
     let revision = kept.map_or(1, |kept| kept.revision + 1);
-    Some(KeptDocument { json: status::to_json(document, now), revision, updated_at: now })
+    // Never back, though the clock of another process may be ahead.
+    let updated_at = kept.map_or(now, |kept| kept.updated_at.max(now));
+    Some(KeptDocument { json: status::to_json(document, updated_at), revision, updated_at })
 }
 
 #[derive(Serialize)]
