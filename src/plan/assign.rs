@@ -47,15 +47,15 @@ pub fn assign(session: &Session, rows: &[MeetEvent], now: UnixMillis) -> Vec<Mee
         row.next_attempt_at = None;
     }
     if row.phase == Phase::New {
-        // What it waits for is looked at now, not when a late look is due.
-        let may_land = |other: &&MeetEvent| {
-            other.want == Want::Absent
-                && !other.phase.is_final()
-                && other.insert_unclear_at.is_some()
-                && other.teacher == row.teacher
+        // What it waits for is looked at now, not when a late look is due; a result that is under way counts no more.
+        let is_awaited =
+            |other: &&MeetEvent| other.want == Want::Absent && !other.phase.is_final() && other.teacher == row.teacher;
+        let due = |other: &MeetEvent| MeetEvent {
+            desired_revision: other.desired_revision + 1,
+            next_attempt_at: Some(now),
+            ..other.clone()
         };
-        let due = |other: &MeetEvent| MeetEvent { next_attempt_at: Some(now), ..other.clone() };
-        changed.extend(rows.iter().filter(may_land).map(due));
+        changed.extend(rows.iter().filter(is_awaited).map(due));
     }
     changed.push(row);
     changed
