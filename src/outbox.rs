@@ -136,6 +136,9 @@ enum RelayError {
 /// Publishes what waits, the oldest of each session, and says how many were published.
 async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -> Result<usize, RelayError> {
     let taken = context.store.outbox_take(holder, context.clock.now(), LEASE_MS, BATCH).await?;
+    if !taken.is_empty() {
+        crash::here("before_publish");
+    }
     let stream = &context.nats.meet_stream;
     // The futures send in this order and then wait together, so a batch costs one round trip.
     let answers = join_all(taken.iter().map(|message| {
@@ -155,6 +158,9 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
         crash::here("after_publish");
     }
     context.store.outbox_done(&stored).await?;
+    if !stored.is_empty() {
+        crash::here("after_removal");
+    }
     if let Some(error) = refused {
         Err(error.into())
     } else {

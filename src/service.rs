@@ -47,6 +47,8 @@ pub struct Service {
     pub store: Store,
     /// The state of ingest.
     pub health: Arc<Health>,
+    /// Tells the reconciler that rows may have become due: for who moves the clock.
+    pub wake: Arc<Notify>,
     shutdown: Shutdown,
     tasks: JoinSet<()>,
 }
@@ -104,10 +106,20 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         }
     });
 
-    let loops = Loops { config, google, keys, store: store.clone(), clock, metrics, health: Arc::clone(&health) };
+    let wake = Arc::new(Notify::new());
+    let loops = Loops {
+        config,
+        google,
+        keys,
+        store: store.clone(),
+        clock,
+        metrics,
+        health: Arc::clone(&health),
+        wake: Arc::clone(&wake),
+    };
     let stop = shutdown.clone();
     tasks.spawn(async move { loops.run(is_prepared, stop).await });
-    Ok(Service { address, admin_address, store, health, shutdown, tasks })
+    Ok(Service { address, admin_address, store, health, wake, shutdown, tasks })
 }
 
 impl Service {
@@ -160,6 +172,7 @@ struct Loops {
     clock: Clock,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    wake: Arc<Notify>,
 }
 
 impl Loops {
@@ -169,7 +182,7 @@ impl Loops {
         }
         is_prepared.store(true, Ordering::Release);
 
-        let wake = Arc::new(Notify::new());
+        let wake = Arc::clone(&self.wake);
         let reconciler = self.reconciler();
         let mut loops = JoinSet::new();
         loops.spawn(consumer::run(ConsumerContext {

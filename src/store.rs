@@ -492,6 +492,8 @@ pub struct Counts {
     pub outbox: i64,
     /// Rows that are not settled and are due by the time asked for.
     pub due: i64,
+    /// Calendars that are due by the time asked for, looks at settled events included, or are being worked on.
+    pub busy: i64,
 }
 
 /// Where the database is.

@@ -112,6 +112,7 @@ impl Committer {
                 tracing::debug!(%error, sequence = incoming.sequence, "could not acknowledge");
             }
         }
+        crash::here("after_ack");
         let shapes = group.incoming.iter().map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
         self.context.health.committed(report.outcomes.iter().zip(shapes), &report.position);
         if report.work_due {

@@ -50,6 +50,7 @@ const COUNTS: Sql = both(
     "SELECT meet_status AS name, COUNT(*) AS number FROM session GROUP BY meet_status \
      UNION ALL SELECT 'dead_letters', COUNT(*) FROM dead_letter WHERE state = 'open' \
      UNION ALL SELECT 'outbox', COUNT(*) FROM outbox \
+     UNION ALL SELECT 'busy', COUNT(*) FROM teacher_queue WHERE due_at_ms <= $1 OR lease_until_ms > $1 \
      UNION ALL SELECT 'due', COUNT(*) FROM teacher_queue AS q \
      JOIN session_meet_event AS r ON r.teacher_id = q.teacher_id AND r.next_attempt_at_ms <= $1 \
      WHERE q.due_at_ms <= $1 AND NOT r.settled AND r.phase NOT IN ('absent', 'foreign')",
@@ -134,6 +135,7 @@ impl Store {
                 "CANCELED" => counts.canceled = number,
                 "dead_letters" => counts.dead_letters = number,
                 "outbox" => counts.outbox = number,
+                "busy" => counts.busy = number,
                 _ => counts.due = number,
             }
         }

@@ -71,7 +71,7 @@ pub async fn counts_count(kind: Kind) {
     store.fold(EPOCH, &[refused(8, "not_json")], NOW).await.unwrap();
     let lease = claim_one(store, NOW).await;
     store.record(&[write(&lease, done(&lease.jobs[0].row, NOW))], NOW).await.unwrap();
-    let expected = Counts { pending: 1, ready: 1, error: 0, canceled: 1, dead_letters: 1, outbox: 4, due: 1 };
+    let expected = Counts { pending: 1, ready: 1, error: 0, canceled: 1, dead_letters: 1, outbox: 4, due: 1, busy: 1 };
     assert_eq!(store.counts(NOW).await.unwrap(), expected);
     assert_eq!(store.counts(NOW.plus(-1)).await.unwrap().due, 0);
 }
