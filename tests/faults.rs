@@ -3,4 +3,8 @@
 mod back_to_back;
 mod chaos;
 mod crash;
+mod kills;
+mod leaps;
+mod replicas;
 mod school;
+mod stream;
