@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! make bench                     everything, some four minutes
-//! make bench ONLY=ingest,reads   some: ingest sessions latency reads memory
+//! make bench ONLY=ingest,reads   some: ingest ingest-postgres sessions latency reads memory
 //! make bench QUICK=1             small numbers, some forty seconds
 //! ```
 
@@ -15,6 +15,7 @@
 
 use std::process::ExitCode;
 
+use ingest::Backend;
 use table::Table;
 
 mod events;
@@ -49,7 +50,7 @@ pub(crate) struct Scale {
 const FULL: Scale = Scale { events: 100_000, sessions: 5_000, runs: 3, latencies: 400, reading_ms: 1_500 };
 const QUICK: Scale = Scale { events: 10_000, sessions: 1_000, runs: 3, latencies: 60, reading_ms: 250 };
 
-const FIGURES: [&str; 5] = ["ingest", "sessions", "latency", "reads", "memory"];
+const FIGURES: [&str; 6] = ["ingest", "ingest-postgres", "sessions", "latency", "reads", "memory"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -76,7 +77,8 @@ fn main() -> ExitCode {
             eprintln!("measuring: {figure}");
             // Boxed, since each of them is a large state machine.
             match figure {
-                "ingest" => Box::pin(ingest::measure(scale, &mut table)).await,
+                "ingest" => Box::pin(ingest::measure(scale, Backend::Sqlite, &mut table)).await,
+                "ingest-postgres" => Box::pin(ingest::measure(scale, Backend::Postgres, &mut table)).await,
                 "sessions" => Box::pin(sessions::measure(scale, &mut table)).await,
                 "latency" => Box::pin(latency::measure(scale, &mut table)).await,
                 "reads" => Box::pin(reads::measure(scale, &mut table)).await,
