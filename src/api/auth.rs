@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::problem::Problem;
 use crate::clock::Clock;
-use crate::model::UnixMillis;
+use crate::model::{TeacherId, UnixMillis};
 use crate::store::{ApiToken, Role, Store};
 
 /// How long a revoked token goes on working at most, and uses wait to be noted.
@@ -55,6 +55,16 @@ impl Principal {
     /// 403 unless the role is enough.
     pub fn require(self, role: Role) -> Result<Self, Problem> {
         if self.role >= role { Ok(self) } else { Err(Problem::role_too_low(role.as_str(), self.role.as_str())) }
+    }
+
+    /// 403 unless they may act for this teacher: connect and disconnect the Google account. An admin may for everybody.
+    pub fn require_teacher(&self, _teacher: &TeacherId) -> Result<(), Problem> {
+        self.require(Role::Admin).map(drop)
+    }
+
+    /// 403 unless they may see what concerns this teacher: every reader may.
+    pub fn require_reader_of(&self, _teacher: &TeacherId) -> Result<(), Problem> {
+        self.require(Role::Reader).map(drop)
     }
 }
 
