@@ -202,6 +202,8 @@ impl Loops {
             health: Arc::new(OutboxHealth::default()),
             cancel: shutdown.token(),
         }));
+        let (store, other_wake, cancel) = (self.store.clone(), Arc::clone(&wake), shutdown.token());
+        loops.spawn(async move { store.listen(&other_wake, &cancel).await });
         let caught_up = self.health.caught_up();
         let cancel = shutdown.token();
         loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });

@@ -31,6 +31,7 @@ mod rows;
 mod sql;
 mod sqlite;
 mod tokens;
+mod wakeups;
 mod working;
 
 /// A handle on the database, cheap to clone.

@@ -58,6 +58,7 @@ async fn suite(kind: Kind) {
         readers::results_keep_their_order_and_one_relay,
         readers::tokens_and_the_audit,
         races::shuffled_halves_from_several_writers_end_alike,
+        races::another_process_hears_of_a_commit,
         races::nobody_claims_what_another_holds,
         races::no_wake_up_is_lost,
         races::a_cancelled_fold_leaves_nothing_and_blocks_nobody,

@@ -23,6 +23,7 @@ impl Store {
     pub async fn fold(&self, epoch: Epoch, group: &[Incoming], now: UnixMillis) -> Result<FoldReport> {
         let mut tx = self.inner.write("folding a group of messages").await?;
         let report = fold_in(&mut tx, epoch, group, now).await?;
+        self.tell_others(&mut tx, &report.changed, report.work_due).await?;
         tx.commit().await?;
         self.announce(&report.changed);
         Ok(report)

@@ -25,6 +25,14 @@ const HAS_MIGRATIONS: Sql = Sql {
 
 const MIGRATIONS: Sql = both("SELECT version, checksum FROM _sqlx_migrations ORDER BY version");
 
+const HAS_BREAKS: Sql = Sql {
+    sqlite: "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_break'",
+    postgres: "SELECT 1 WHERE to_regclass('schema_break') IS NOT NULL",
+};
+
+/// A migration that this program does not know and would have to.
+const BREAK: Sql = both("SELECT MIN(migration) AS migration FROM schema_break WHERE migration > $1");
+
 const PING: Sql = Sql {
     // `SELECT 1` alone would not touch the file.
     sqlite: "SELECT COUNT(*) FROM sqlite_schema",
@@ -66,7 +74,7 @@ impl Store {
             }
         };
         let (changes, _) = broadcast::channel(CHANGES_KEPT);
-        Ok(Self { inner: Arc::new(Database { backend, changes }) })
+        Ok(Self { inner: Arc::new(Database { backend, changes, process: uuid::Uuid::new_v4() }) })
     }
 
     /// Takes the exclusive right to run `serve` on a SQLite file, held until the process ends; a no-op on PostgreSQL.
@@ -102,9 +110,14 @@ impl Store {
         // All in one write transaction, of which there is one at a time: whoever comes second finds nothing missing.
         let mut tx = self.inner.write("migrating the schema").await?;
         let before = applied(&mut tx).await?;
+        if let Some(newest) = self.newer_than_known(&before) {
+            self.check_breaks(&mut tx, newest).await?;
+        }
         // Without the migrator's own lock, which would outlive the transaction and does not exist for SQLite.
         let mut migrator = Migrator::with_migrations(self.migrator().iter().cloned().collect());
         migrator.set_locking(false);
+        // Those of a newer release, which were found to be no obstacle.
+        migrator.set_ignore_missing(true);
         tx.migrate(&migrator).await?;
         tx.commit().await?;
         Ok(migrator
@@ -114,19 +127,17 @@ impl Store {
             .collect())
     }
 
-    /// Fails with [`StoreError::Schema`] unless the schema is exactly what this program needs.
+    /// Fails with [`StoreError::Schema`] unless the schema has all that this program needs, in the form it needs. A newer
+    /// schema will do as long as the newer release only added to it, so that an upgrade may roll, and roll back.
     pub async fn check_schema(&self) -> Result<()> {
         let mut tx = self.inner.snapshot("checking the schema").await?;
         let applied = applied(&mut tx).await?;
-        let needed = self.migrator().iter().map(|migration| migration.version).max().unwrap_or(0);
+        let needed = self.newest_known();
         let Some(found) = applied.keys().max() else {
             return Err(StoreError::Schema("the database has no tables yet: run `meet-projector migrate`".into()));
         };
-        if *found > needed {
-            return Err(StoreError::Schema(format!(
-                "the schema of the database is {found} and this program knows only up to {needed}: it was migrated by a \
-                 newer release, run that one"
-            )));
+        if let Some(newest) = self.newer_than_known(&applied) {
+            self.check_breaks(&mut tx, newest).await?;
         }
         for migration in self.migrator().iter() {
             match applied.get(&migration.version) {
@@ -178,6 +189,34 @@ impl Store {
         }
         for id in changed {
             drop(self.inner.changes.send(id.clone()));
+        }
+    }
+
+    /// The newest migration that was applied, when this program does not know it.
+    fn newer_than_known(&self, applied: &BTreeMap<i64, Vec<u8>>) -> Option<i64> {
+        applied.keys().max().copied().filter(|found| *found > self.newest_known())
+    }
+
+    fn newest_known(&self) -> i64 {
+        self.migrator().iter().map(|migration| migration.version).max().unwrap_or(0)
+    }
+
+    /// Fails when a newer release took away what this program needs.
+    async fn check_breaks(&self, tx: &mut Tx, newest: i64) -> Result<()> {
+        let known = self.newest_known();
+        let breaking = match tx.row(HAS_BREAKS, args![]).await? {
+            Some(_) => tx.row(BREAK, args![known]).await?.map(|row| row.get::<Option<i64>>("migration")).transpose()?,
+            None => None,
+        };
+        match breaking.flatten() {
+            None => {
+                tracing::info!(newest, known, "the schema is of a newer release, which only added to it");
+                Ok(())
+            }
+            Some(breaking) => Err(StoreError::Schema(format!(
+                "the schema of the database is {newest} and this program knows only up to {known}: migration {breaking} of \
+                 a newer release changed what this program needs, so run that release"
+            ))),
         }
     }
 

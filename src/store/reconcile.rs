@@ -142,6 +142,7 @@ impl Store {
         let keys: Vec<_> =
             woken.iter().map(|(session, ordinal)| RowKey { session_id: session.as_str(), ordinal: *ordinal }).collect();
         queue::mark_woken(&mut tx, &keys).await?;
+        self.tell_others(&mut tx, &saved.changed, saved.work_due).await?;
         tx.commit().await?;
         self.announce(&saved.changed);
         Ok(written)

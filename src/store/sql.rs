@@ -356,6 +356,8 @@ fn named(operation: &'static str, rows: std::result::Result<Vec<RowOf>, sqlx::Er
 pub struct Database {
     pub(super) backend: Backend,
     pub(super) changes: tokio::sync::broadcast::Sender<SessionId>,
+    /// Tells this process from the others on the same database.
+    pub(super) process: uuid::Uuid,
 }
 
 /// Which database is behind.

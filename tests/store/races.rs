@@ -10,6 +10,9 @@ use meet_projector::plan::MeetEvent;
 use meet_projector::projection;
 use meet_projector::store::{Incoming, RefreshTurn, Store, Written};
 
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
 use super::fixtures::*;
 
 /// A history of 30 sessions: moved about, handed over, canceled, revived.
@@ -25,6 +28,41 @@ fn history() -> Vec<Incoming> {
         }
     }
     (1..).zip(events).map(|(sequence, event)| incoming(sequence, event)).collect()
+}
+
+/// What one process commits reaches the loops of another: at once where they share a server, and at the next look
+/// otherwise.
+pub async fn another_process_hears_of_a_commit(kind: Kind) {
+    let fresh = Fresh::new(kind).await;
+    let other = fresh.another().await;
+    let (wake, cancel) = (Arc::new(Notify::new()), CancellationToken::new());
+    let mut changes = other.changes();
+    let listening = tokio::spawn({
+        let (other, wake, cancel) = (other.clone(), Arc::clone(&wake), cancel.clone());
+        async move { other.listen(&wake, &cancel).await }
+    });
+    if kind == Kind::Sqlite {
+        // There is no other process to listen to.
+        listening.await.unwrap();
+        return;
+    }
+    // The first wake-up says that it listens.
+    wake.notified().await;
+    fold(&fresh.store, vec![scheduled("ses_1", 1, "tch_1", 3)]).await;
+    assert_eq!(changes.recv().await.unwrap(), session("ses_1"));
+    wake.notified().await;
+
+    // It survives the loss of its connection, and does not hear itself.
+    let lost = "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+    assert_eq!(fresh.texts(lost).await, ["true"]);
+    wake.notified().await;
+    fold(&other, vec![scheduled("ses_2", 1, "tch_1", 3)]).await;
+    fold(&fresh.store, vec![scheduled("ses_3", 1, "tch_1", 3)]).await;
+    let heard = [changes.recv().await.unwrap(), changes.recv().await.unwrap()];
+    assert_eq!(heard, [session("ses_2"), session("ses_3")], "its own commit once, and the other's");
+    assert!(changes.try_recv().is_err());
+    cancel.cancel();
+    listening.await.unwrap();
 }
 
 pub async fn shuffled_halves_from_several_writers_end_alike(kind: Kind) {
