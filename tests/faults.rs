@@ -2,6 +2,7 @@
 
 mod back_to_back;
 mod chaos;
+mod cluster;
 mod crash;
 mod kills;
 mod leaps;

@@ -1,5 +1,6 @@
 //! Real parts for the tests: they start what they need or fail loudly.
 
+pub mod cluster;
 pub mod gate;
 pub mod google;
 pub mod nats;

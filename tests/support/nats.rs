@@ -49,7 +49,7 @@ impl Running {
 
 /// A port that nobody listens on, below those that systems give to outgoing connections: one of those could be in use
 /// when a killed server wants its port back.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let mut random = [0; 2];
         getrandom::fill(&mut random).unwrap();
