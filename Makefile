@@ -4,7 +4,7 @@ CARGO ?= cargo
 FEATURES := --features dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast lint fmt check bench tools
+.PHONY: help run test test-fast chaos lint fmt check bench tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ run: ## the whole service with a NATS server, a fake Google and sample lessons, 
 
 test: tools ## every test, on a real NATS server and a real PostgreSQL
 	@NATS_SERVER="$$(.ci/nats-server)" .ci/test
+
+chaos: tools ## the storm of faults in full, some minutes; SEED=n repeats one, CHAOS_ROUNDS=n makes it longer
+	@CHAOS_ROUNDS="$${CHAOS_ROUNDS:-200}" NATS_SERVER="$$(.ci/nats-server)" .ci/test storm --no-capture
 
 test-fast: ## the tests that need no server
 	$(CARGO) test $(FEATURES) --lib

@@ -208,7 +208,7 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
     let environment = process_environment();
     let output = cli.output;
-    let clock = Clock::system();
+    let clock = Clock::of_process();
     match cli.command {
         Command::Serve => {
             let config = Config::load(&environment, Need::Serve)?;

@@ -8,4 +8,5 @@ mod kills;
 mod leaps;
 mod replicas;
 mod school;
+mod storm;
 mod stream;

@@ -22,7 +22,9 @@ async fn publish(connection: &Connection, event: &SessionEvent) {
     headers.insert("Content-Type", "application/cloudevents+json");
     eventually("the stream takes an event", async || {
         let (to, payload) = (subject(event), encode(event).to_string().into());
-        let Ok(answer) = connection.client.request_with_headers(to, headers.clone(), payload).await else { return false };
+        let Ok(answer) = connection.client.request_with_headers(to, headers.clone(), payload).await else {
+            return false;
+        };
         serde_json::from_slice::<Value>(&answer.payload).is_ok_and(|answer| answer["seq"].is_i64())
     })
     .await;

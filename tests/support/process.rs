@@ -16,6 +16,11 @@ pub struct Serving {
 impl Serving {
     /// Starts it on the world's parts. `crash_at`: see `src/crash.rs`.
     pub fn start(world: &World, crash_at: Option<&str>) -> Self {
+        Self::start_with(world, &[("CRASH_AT", crash_at.unwrap_or_default())])
+    }
+
+    /// Starts it with more variables.
+    pub fn start_with(world: &World, variables: &[(&str, &str)]) -> Self {
         let google = world.config.google.as_ref().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_meet-projector"));
         command
@@ -38,9 +43,7 @@ impl Serving {
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        if let Some(place) = crash_at {
-            command.env("CRASH_AT", place);
-        }
+        command.envs(variables.iter().copied().filter(|(_, value)| !value.is_empty()));
         Self { child: command.spawn().unwrap() }
     }
 
@@ -57,6 +60,13 @@ impl Serving {
     fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success(), "kill {signal} failed");
+    }
+
+    /// `kill -TERM`: it drains and ends.
+    pub async fn drain(mut self) {
+        self.signal("-TERM");
+        let status = self.ended().await;
+        assert!(status.success(), "it ends in order: {status}");
     }
 
     /// `kill -9`.
