@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     fn ids(count: usize) -> Vec<SessionId> {
-        (0..count).map(|number| SessionId::parse(&format!("{number:0>64}")).unwrap()).collect()
+        (0..count).map(|number| SessionId::parse(format!("{number:0>64}")).unwrap()).collect()
     }
 
     #[test]
