@@ -142,9 +142,11 @@ fn hindrance(row: &MeetEvent, circumstances: &Circumstances, now: UnixMillis) ->
         Some(TokenStatus::ReconnectRequired) => {
             ("RECONNECT_REQUIRED", "has to connect again: Google no longer accepts the consent", connect)
         }
-        Some(TokenStatus::ScopeMissing) => {
-            ("SCOPE_MISSING", "did not allow access to the calendar", format!("{connect}, with the calendar box ticked"))
-        }
+        Some(TokenStatus::ScopeMissing) => (
+            "SCOPE_MISSING",
+            "did not allow access to the calendar",
+            format!("{connect}, with the calendar box ticked"),
+        ),
         Some(TokenStatus::AdminBlocked) => (
             "ADMIN_BLOCKED",
             "is kept from this app by the administrator of the Google Workspace",
@@ -166,7 +168,11 @@ fn outside(row: &MeetEvent, circumstances: &Circumstances, now: UnixMillis) -> O
     }
     let paused = |(whose, _): &&(Option<TeacherId>, String)| whose.as_ref().is_none_or(|whose| *whose == row.teacher);
     if let Some((_, sentence)) = circumstances.pauses.iter().find(paused) {
-        return Some(Refusal::new("PAUSED", sentence.clone(), "`meet-projector resume reconcile`; what waits is done then"));
+        return Some(Refusal::new(
+            "PAUSED",
+            sentence.clone(),
+            "`meet-projector resume reconcile`; what waits is done then",
+        ));
     }
     let waits_for_person = row.failure.as_ref().is_some_and(|failure| is_verdict(failure.code));
     let until = cools_down(row, circumstances, now).filter(|_| !waits_for_person)?;

@@ -97,9 +97,8 @@ pub struct ActedFilter {
     pub limit: i64,
 }
 
-const KEEP: Sql = both(
-    "INSERT INTO operator_action (action, target, reason, at_ms, actor, outcome) VALUES ($1, $2, $3, $4, $5, $6)",
-);
+const KEEP: Sql =
+    both("INSERT INTO operator_action (action, target, reason, at_ms, actor, outcome) VALUES ($1, $2, $3, $4, $5, $6)");
 
 /// The lengths compare what an action begins with: LIKE would take `_` for any character.
 const LIST: Sql = both(

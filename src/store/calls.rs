@@ -184,7 +184,8 @@ pub(super) async fn keep(tx: &mut Tx, mut drafts: Vec<Draft>) -> Result<()> {
 impl Store {
     /// The last calls of a session, oldest first.
     pub async fn calls(&self, session: &SessionId) -> Result<Vec<GoogleCall>> {
-        let rows = self.inner.rows("reading what was asked of Google", OF_SESSION, vec![session_ids([session])]).await?;
+        let rows =
+            self.inner.rows("reading what was asked of Google", OF_SESSION, vec![session_ids([session])]).await?;
         rows.iter().map(read).collect()
     }
 }

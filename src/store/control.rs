@@ -102,14 +102,8 @@ impl Store {
     /// Pauses, or changes the end and the reason of a pause that is there; audited.
     pub async fn pause(&self, pause: &Pause, now: UnixMillis) -> Result<()> {
         let teacher = teacher_column(pause.teacher.as_ref());
-        let values = args![
-            pause.scope.as_str(),
-            teacher,
-            pause.since,
-            pause.until,
-            pause.actor.as_str(),
-            pause.reason.as_str()
-        ];
+        let values =
+            args![pause.scope.as_str(), teacher, pause.since, pause.until, pause.actor.as_str(), pause.reason.as_str()];
         let mut tx = self.inner.write("pausing").await?;
         tx.execute(PAUSE, values).await?;
         let outcome = pause.until.map_or_else(|| "paused".to_owned(), |until| format!("paused until {until}"));

@@ -121,12 +121,7 @@ impl Store {
     }
 }
 
-async fn find(
-    tx: &mut Tx,
-    credential: &Actor,
-    once: &Idempotency<'_>,
-    now: UnixMillis,
-) -> Result<Option<RetryAnswer>> {
+async fn find(tx: &mut Tx, credential: &Actor, once: &Idempotency<'_>, now: UnixMillis) -> Result<Option<RetryAnswer>> {
     let Some(row) = tx.row(FIND, args![credential.as_str(), once.key, now.plus(-KEPT_MS)]).await? else {
         return Ok(None);
     };

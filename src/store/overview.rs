@@ -19,6 +19,8 @@ const NAMED: usize = 10;
 pub struct Overview {
     /// Sessions by `meetStatus`: the word and how many.
     pub sessions: Vec<(String, i64)>,
+    /// Reasons of sessions that are not over and show an error, most frequent first.
+    pub errors: Vec<(Code, i64)>,
     /// The session that has been pending for longest.
     pub oldest_pending: Option<PendingSession>,
     /// Sessions that run or start within [`DANGER_MS`] and have no link: the first ones by start.
@@ -105,6 +107,13 @@ const IN_DANGER: Sql = both(
      AND ends_at_ms > $1 ORDER BY list_starts_at_ms, session_id",
 );
 
+const ERRORS: Sql = both(
+    "SELECT r.failure_code, COUNT(*) AS number FROM session AS s \
+     JOIN session_meet_event AS r ON r.session_id = s.session_id \
+     WHERE s.meet_status = 'ERROR' AND r.want = 'present' AND s.ends_at_ms > $1 AND r.failure_code IS NOT NULL \
+     GROUP BY r.failure_code ORDER BY number DESC, r.failure_code",
+);
+
 const BLOCKED: Sql = both(
     "SELECT r.teacher_id, r.failure_code, MAX(c.token_status) AS token_status, COUNT(*) AS number, \
      MIN(s.starts_at_ms) AS next_start_ms FROM session AS s \
@@ -139,8 +148,21 @@ const QUEUES: Sql = both(
 
 const LEASES: Sql = both("SELECT name, holder, until_ms FROM lease WHERE until_ms > $1 ORDER BY name");
 
+const VERSION: Sql = Sql {
+    sqlite: "SELECT 'SQLite ' || sqlite_version() AS version",
+    postgres: "SELECT 'PostgreSQL ' || current_setting('server_version') AS version",
+};
+
 /// Overview.
 impl Store {
+    /// Which database it is: `SQLite 3.50.2`, `PostgreSQL 15.9`.
+    pub async fn database_version(&self) -> Result<String> {
+        match self.inner.row("asking for the database's version", VERSION, args![]).await? {
+            Some(row) => row.get("version"),
+            None => Ok("unknown".to_owned()),
+        }
+    }
+
     /// Everything that `status` shows of the database.
     pub async fn overview(&self, now: UnixMillis) -> Result<Overview> {
         let mut tx = self.inner.snapshot("reading the overview").await?;
@@ -158,6 +180,9 @@ impl Store {
         };
         for row in tx.rows(SESSIONS, args![]).await? {
             overview.sessions.push((row.get("meet_status")?, row.get("number")?));
+        }
+        for row in tx.rows(ERRORS, args![now]).await? {
+            overview.errors.push((row.parsed("failure_code", |text| word(&Code::WORDS, text))?, row.get("number")?));
         }
         if let Some(row) = tx.row(OLDEST_PENDING, args![now]).await? {
             overview.oldest_pending = Some(PendingSession {

@@ -214,10 +214,9 @@ fn fold_letter<'a>(
         Outcome::Applied => Requeued::Applied { calls },
         Outcome::Duplicate => Requeued::Duplicate,
         Outcome::Stale => Requeued::Stale { version: head.version.get(), sequence: head.sequence },
-        Outcome::Conflict { loser } if loser == letter.place.sequence => Requeued::Refused {
-            class: VERSION_CONFLICT,
-            reason: conflict(event, head.sequence, loser),
-        },
+        Outcome::Conflict { loser } if loser == letter.place.sequence => {
+            Requeued::Refused { class: VERSION_CONFLICT, reason: conflict(event, head.sequence, loser) }
+        }
         Outcome::Conflict { loser } => {
             let reason = conflict(event, letter.place.sequence, loser);
             let refused = Refused { class: VERSION_CONFLICT, reason, session: Some(event.session.clone()) };

@@ -146,11 +146,8 @@ impl Store {
 
     /// Sessions that are not over and wait with a reason, soonest start first.
     pub async fn failed_sessions(&self, filter: &FailedFilter, now: UnixMillis) -> Result<Vec<SessionId>> {
-        let values = args![
-            filter.code.map_or("", Code::as_str),
-            filter.teacher.as_ref().map_or("", TeacherId::as_str),
-            now
-        ];
+        let values =
+            args![filter.code.map_or("", Code::as_str), filter.teacher.as_ref().map_or("", TeacherId::as_str), now];
         let rows = self.inner.rows("reading failing sessions", FAILED, values).await?;
         rows.iter().map(rows::session_id).collect()
     }
