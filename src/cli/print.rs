@@ -51,6 +51,14 @@ pub fn toned(text: &str, tone: Tone) -> String {
     format!("\u{1b}[{number}m{text}\u{1b}[0m")
 }
 
+/// `1 session`, `2 sessions`.
+pub fn count(number: impl TryInto<i64>, noun: &str) -> String {
+    match number.try_into().unwrap_or(i64::MAX) {
+        1 => format!("1 {noun}"),
+        number => format!("{number} {noun}s"),
+    }
+}
+
 /// A table with a heading row, columns as wide as their widest cell; the last one is not padded.
 pub fn table(out: &mut (dyn Write + Send), heading: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let width = |column: usize| {

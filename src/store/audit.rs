@@ -41,11 +41,18 @@ pub fn host() -> String {
     known.map(|name| name.trim().to_owned()).find(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Containers often have a number and no name.
+/// The name of this user as `/etc/passwd` has it; in containers there is often a number and no name.
 fn user_number() -> String {
     #[cfg(unix)]
     if let Ok(itself) = std::fs::metadata("/proc/self") {
-        return format!("uid{}", std::os::unix::fs::MetadataExt::uid(&itself));
+        let number = std::os::unix::fs::MetadataExt::uid(&itself).to_string();
+        let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let named = users.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1) == Some(number.as_str())).then(|| name.to_owned())
+        });
+        return named.unwrap_or_else(|| format!("uid{number}"));
     }
     "unknown".to_owned()
 }

@@ -146,7 +146,7 @@ fn show(outcomes: &[(i64, Requeued)], executed: bool, out: &mut (dyn Write + Sen
     }
     if !executed {
         let (applied, calls) = calls(outcomes);
-        writeln!(out, "{applied} of {} would be applied, with at most {calls} calls to Google.", outcomes.len())?;
+        writeln!(out, "{applied} of {} would be applied, with at most {calls} requests to Google.", outcomes.len())?;
         writeln!(out, "Nothing was done. Add --execute --reason TEXT to do it.")?;
     }
     Ok(())

@@ -181,15 +181,10 @@ fn show(
     }
     let (accepted, calls) = totals(outcomes);
     let refused = outcomes.len() - accepted;
+    let (sessions, calls) = (print::count(accepted, "session"), print::count(calls, "request"));
     if executed {
-        return writeln!(
-            out,
-            "{accepted} sessions are due now, with at most {calls} calls to Google; {refused} were left alone."
-        );
+        return writeln!(out, "{sessions} due now, with at most {calls} to Google at once; {refused} left alone.");
     }
-    writeln!(
-        out,
-        "{accepted} sessions would be due at once, with at most {calls} calls to Google; {refused} would be left alone."
-    )?;
+    writeln!(out, "{sessions} would be due at once, with at most {calls} to Google; {refused} would be left alone.")?;
     writeln!(out, "Nothing was done. Add --execute --reason TEXT to do it, {} sessions a second (--rate).", args.rate)
 }

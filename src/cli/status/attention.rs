@@ -1,6 +1,7 @@
 //! What needs a person, each in one sentence with the next step. Pure: the exit code follows from it.
 
 use super::super::moment;
+use super::super::print::count;
 use super::gather::Seen;
 use crate::model::UnixMillis;
 use crate::status::advice;
@@ -16,9 +17,10 @@ pub(super) fn attention(seen: &Seen, now: UnixMillis) -> Vec<String> {
     let overview = &seen.overview;
     let mut needs = Vec::new();
     let urgent = overview.in_danger.iter().filter(|session| session.starts_at.since(now) < URGENT_MS).count();
-    if urgent > 0 {
-        let verb = if urgent == 1 { "lesson runs or starts" } else { "lessons run or start" };
-        needs.push(format!("{urgent} {verb} within the hour and {} no link", if urgent == 1 { "has" } else { "have" }));
+    match urgent {
+        0 => {}
+        1 => needs.push("1 lesson runs or starts within the hour and has no link".to_owned()),
+        _ => needs.push(format!("{urgent} lessons run or start within the hour and have no link")),
     }
     if seen.alive.is_empty() {
         let last = overview.processes.iter().map(|process| process.seen_at).max();
@@ -46,7 +48,7 @@ pub(super) fn attention(seen: &Seen, now: UnixMillis) -> Vec<String> {
     teachers_and_errors(seen, &mut needs);
     let letters: i64 = overview.dead_letters.iter().map(|(_, number)| number).sum();
     if letters > 0 {
-        needs.push(format!("{letters} open dead letters: `meet-projector dead-letter list`"));
+        needs.push(format!("{}: `meet-projector dead-letter list`", count(letters, "open dead letter")));
     }
     for pause in overview.pauses.iter().filter(|pause| pause.until.is_none()) {
         needs.push(pause.sentence());
@@ -65,14 +67,17 @@ fn teachers_and_errors(seen: &Seen, needs: &mut Vec<String>) {
     let waiting = seen.overview.teachers.iter().filter(|teacher| teacher.sessions > 0);
     let (teachers, sessions) = waiting.fold((0, 0), |(count, sum), teacher| (count + 1, sum + teacher.sessions));
     if teachers > 0 {
-        needs.push(format!("{teachers} teachers have to connect Google; {sessions} sessions wait for them"));
+        let have = if teachers == 1 { "has" } else { "have" };
+        let waiting = count(sessions, "session");
+        needs.push(format!("{} {have} to connect Google, with {waiting} waiting", count(teachers, "teacher")));
     }
     for (code, number) in &seen.overview.errors {
         let (action, _) = advice(*code);
         if matches!(action, "retry" | "contact_admin") {
             let word = code.as_str();
             needs.push(format!(
-                "{number} sessions show {word} ({action}): `meet-projector session retry --failed --code {word}` once mended"
+                "{} with {word} ({action}): `meet-projector session retry --failed --code {word}` once mended",
+                count(*number, "session")
             ));
         }
     }

@@ -142,7 +142,14 @@ fn draw_stream(seen: &Seen, now: UnixMillis, out: &mut (dyn Write + Send)) -> io
             line(out, "stream", &text)?;
             let age = stream.oldest_unread.map_or_else(String::new, |at| format!(", the oldest {}", relative(at, now)));
             let unacknowledged = stream.consumer.as_ref().map_or(0, |consumer| consumer.num_ack_pending);
-            line(out, "lag", &format!("{} events{age}; {unacknowledged} handed out and not acknowledged", stream.lag))
+            line(
+                out,
+                "lag",
+                &format!(
+                    "{}{age}; {unacknowledged} handed out and not acknowledged",
+                    print::count(stream.lag, "event")
+                ),
+            )
         }
     }
 }
@@ -187,7 +194,7 @@ fn draw_teachers(seen: &Seen, now: UnixMillis, out: &mut (dyn Write + Send)) -> 
             vec![
                 format!("  {}", teacher.teacher),
                 teacher.code.as_str().to_owned(),
-                format!("{} sessions wait", teacher.sessions),
+                format!("{} waiting", print::count(teacher.sessions, "session")),
                 teacher.next_start.map_or_else(String::new, |at| format!("the first starts {}", both(at, now))),
             ]
         })
