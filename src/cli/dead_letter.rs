@@ -9,7 +9,7 @@ use super::moment::{self, Moment};
 use super::print::{self, Output};
 use super::{CommandError, Exit};
 use crate::clock::Clock;
-use crate::model::{SessionId, UnixMillis};
+use crate::model::UnixMillis;
 use crate::store::{Actor, DeadLetter, DeadLetterFilter, Discarded, Store};
 
 mod requeue;
@@ -149,9 +149,8 @@ async fn show(
 
 /// The version that was applied after this letter's place, if one was: the letter is stale then.
 async fn newer_version(letter: &DeadLetter, store: &Store) -> Result<Option<i64>, CommandError> {
-    let Some(session) = &letter.refused.session else { return Ok(None) };
-    let id = SessionId::parse(session.as_str()).map_err(|error| CommandError::failed(error.0))?;
-    let Some((session, _)) = store.session(&id).await? else { return Ok(None) };
+    let Some(id) = &letter.refused.session else { return Ok(None) };
+    let Some((session, _)) = store.session(id).await? else { return Ok(None) };
     let head = session.head.stamp;
     let is_later = (head.epoch, head.sequence) > (letter.place.epoch, letter.place.sequence);
     Ok(is_later.then(|| head.version.get()))

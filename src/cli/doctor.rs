@@ -175,7 +175,7 @@ pub(super) fn clock_check(area: &'static str, against: &str, ahead_ms: i64) -> C
     const FAIL_MS: i64 = 60_000;
     let off = ahead_ms.abs();
     let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
-    let detail = format!("this clock is {:.1} s {way} {against}", off as f64 / 1000.0);
+    let detail = format!("this clock is {}.{} s {way} {against}", off / 1000, off % 1000 / 100);
     let fix = "let the machine's time service run (chrony, systemd-timesyncd)";
     if off >= FAIL_MS {
         Check::new(Level::Fail, area, "clock", detail, fix)

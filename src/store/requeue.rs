@@ -199,11 +199,11 @@ async fn requeue_in(
     Ok((answers, saved.changed))
 }
 
-fn fold_letter<'a>(
+fn fold_letter(
     working: &mut Working,
     letter: &DeadLetter,
     event: &SessionEvent,
-    displaced: &mut Vec<(Epoch, Letter<'a>)>,
+    displaced: &mut Vec<(Epoch, Letter<'_>)>,
 ) -> Requeued {
     let wanted = |working: &Working| working.get(&event.session).map(|entry| entry.session.desired_hash());
     let before = wanted(working);

@@ -324,7 +324,7 @@ pub async fn the_overview_names_what_needs_a_person(kind: Kind) {
     let named: Vec<_> = seen.in_danger.iter().map(|session| session.session.as_str()).collect();
     assert_eq!(named[..3], ["s01", "s02", "s03"], "soonest first");
     assert_eq!((named.len(), seen.in_danger[0].code.as_deref()), (10, Some("TEACHER_NOT_CONNECTED")));
-    let oldest = seen.oldest_pending.unwrap();
+    let oldest = seen.oldest_pending.clone().unwrap();
     assert_eq!((oldest.session, oldest.since), (session("far"), NOW));
     assert_eq!(seen.errors, [(Code::TeacherNotConnected, 12)]);
     assert_eq!(seen.dead_letters, [("not_json".to_owned(), 1)]);

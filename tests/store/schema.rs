@@ -15,7 +15,7 @@ pub async fn what_is_missing_is_said_and_applied_once(kind: Kind) {
         "{sentence}"
     );
     let applied = fresh.store.migrate().await.unwrap();
-    assert_eq!((applied.len(), applied[0].as_str()), (migrations(), "0001 tables"), "{applied:?}");
+    assert_eq!((applied.len(), applied[0].as_str()), (migrations_known(), "0001 tables"), "{applied:?}");
     assert_eq!(fresh.store.migrate().await.unwrap(), Vec::<String>::new());
     fresh.store.check_schema().await.unwrap();
 }
@@ -51,7 +51,7 @@ pub async fn several_processes_may_migrate_at_once(kind: Kind) {
     }
     let migrations = handles.iter().map(|store| async { store.migrate().await.unwrap().len() });
     let applied: usize = futures_util::future::join_all(migrations).await.into_iter().sum();
-    assert_eq!(applied, migrations(), "each migration was applied once");
+    assert_eq!(applied, migrations_known(), "each migration was applied once");
     fresh.store.check_schema().await.unwrap();
 }
 
@@ -86,7 +86,7 @@ pub async fn every_column_has_a_comment(kind: Kind) {
 }
 
 /// How many migrations there are.
-fn migrations() -> usize {
+fn migrations_known() -> usize {
     std::fs::read_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite")).unwrap().count()
 }
 

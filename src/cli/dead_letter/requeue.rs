@@ -48,6 +48,9 @@ pub struct RequeueArgs {
 /// Letters folded in one transaction.
 const CHUNK: usize = 50;
 
+/// How long a chunk takes at one letter a second.
+const CHUNK_SECONDS: Duration = Duration::from_secs(50);
+
 /// Runs the command.
 pub async fn run(
     args: &RequeueArgs,
@@ -66,7 +69,7 @@ pub async fn run(
             continue;
         }
         if at > 0 && args.all {
-            tokio::time::sleep(Duration::from_secs_f64(CHUNK as f64 / f64::from(args.rate))).await;
+            tokio::time::sleep(CHUNK_SECONDS / args.rate).await;
         }
         outcomes.extend(store.requeue(chunk, &actor, args.reason.as_deref(), clock.now()).await?);
     }

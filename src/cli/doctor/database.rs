@@ -11,6 +11,19 @@ const AREA: &str = "database";
 
 /// Looks at it.
 pub(super) async fn examine(config: &Config, clock: &Clock) -> Vec<Check> {
+    // Opening it would make the file.
+    if let Some(file) = super::machine::sqlite_file(config)
+        && !file.exists()
+    {
+        let detail = format!("{} does not exist yet", file.display());
+        return vec![Check::new(
+            Level::Fail,
+            AREA,
+            "schema",
+            detail,
+            "run `meet-projector migrate`, or start the service",
+        )];
+    }
     let store = match Store::open(&config.database).await {
         Ok(store) => store,
         Err(error) => return vec![unusable(&error)],

@@ -7,6 +7,7 @@ use secrecy::ExposeSecret as _;
 
 use super::{Check, Level};
 use crate::config::Config;
+use crate::config::variables::{Variable, find};
 
 const AREA: &str = "machine";
 
@@ -31,7 +32,8 @@ pub(super) async fn examine(environment: &BTreeMap<String, String>, config: &Con
     checks
 }
 
-fn sqlite_file(config: &Config) -> Option<PathBuf> {
+/// The file of a SQLite database.
+pub(super) fn sqlite_file(config: &Config) -> Option<PathBuf> {
     let url = config.database.0.expose_secret();
     let rest = url.strip_prefix("sqlite:")?;
     let path = rest.strip_prefix("//").unwrap_or(rest).split('?').next().unwrap_or_default();
@@ -41,8 +43,9 @@ fn sqlite_file(config: &Config) -> Option<PathBuf> {
 /// Files that hold secrets: those of `NAME_FILE` variables and of the credentials of NATS and the API.
 fn secret_files(environment: &BTreeMap<String, String>) -> Vec<Check> {
     let is_secret = |name: &str| {
-        name != "NATS_TLS_CA_FILE" && name != "JWT_PUBLIC_KEY_FILE" && crate::config::variables::find(name).is_some()
-            || name.strip_suffix("_FILE").and_then(crate::config::variables::find).is_some_and(|v| v.may_be_a_file())
+        let is_public = matches!(name, "NATS_TLS_CA_FILE" | "JWT_PUBLIC_KEY_FILE");
+        let holds_a_value = name.strip_suffix("_FILE").and_then(find).is_some_and(Variable::may_be_a_file);
+        holds_a_value || !is_public && find(name).is_some()
     };
     let files = environment
         .iter()
@@ -80,15 +83,21 @@ fn open_to_others(file: &Path, what: &str) -> Option<Check> {
     None
 }
 
+/// Whether a file can be made there; a folder that does not exist is made by the first start, in the next one above.
 fn writable(folder: &Path) -> Check {
-    let name = folder.join(format!(".meet-projector-doctor-{}", std::process::id()));
-    let tried = std::fs::create_dir_all(folder)
-        .and_then(|()| std::fs::write(&name, b""))
-        .and_then(|()| std::fs::remove_file(&name));
-    match tried {
-        Ok(()) => Check::ok(AREA, "folder", format!("{} can be written to", folder.display())),
+    let above = |folder: &Path| match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut there = folder.to_owned();
+    while !there.exists() && there.as_os_str() != "." {
+        there = above(&there);
+    }
+    let name = there.join(format!(".meet-projector-doctor-{}", std::process::id()));
+    match std::fs::write(&name, b"").and_then(|()| std::fs::remove_file(&name)) {
+        Ok(()) => Check::ok(AREA, "folder", format!("{} can be written to", there.display())),
         Err(error) => {
-            let detail = format!("{} cannot be written to: {error}", folder.display());
+            let detail = format!("{} cannot be written to: {error}", there.display());
             Check::new(Level::Fail, AREA, "folder", detail, "let this user write there, or change DATABASE_URL")
         }
     }

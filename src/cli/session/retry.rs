@@ -106,7 +106,7 @@ async fn execute(
 ) -> Result<Vec<(SessionId, RetryOutcome)>, CommandError> {
     let actor = Actor::of_process();
     let chunk = if args.failed { usize::try_from(args.rate).unwrap_or(CHUNK).min(CHUNK) } else { CHUNK };
-    let pause = Duration::from_secs_f64(chunk as f64 / f64::from(args.rate));
+    let pause = Duration::from_secs(1) * u32::try_from(chunk).unwrap_or(u32::MAX) / args.rate;
     let is_watched = args.failed && io::IsTerminal::is_terminal(&io::stderr());
     let mut outcomes = Vec::with_capacity(ids.len());
     for (at, chunk) in ids.chunks(chunk).enumerate() {
@@ -172,7 +172,7 @@ fn show(
             }
             RetryOutcome::Accepted { .. } if args.failed => {}
             RetryOutcome::Accepted { .. } => {
-                writeln!(out, "session {id}: due now; `session show {id}` tells what comes of it within a few seconds")?
+                writeln!(out, "session {id}: due now; `session show {id}` tells what comes of it within a few seconds")?;
             }
         }
     }
