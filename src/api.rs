@@ -1,8 +1,9 @@
 //! The read API: what WordPress, the NestJS backend and people see.
 //!
-//! [`meet`] answers from the store, or from [`cache`] where that is allowed; [`auth`] says who asks, [`edge`] is what
-//! every request passes, [`problem`] is every answer that is not a success, [`health`] is for whoever runs us.
-//! Deliberately absent: calls to Google, writes to a session, CORS.
+//! [`meet`] answers from the store, or from [`cache`] where that is allowed; [`retry`] is the button; [`auth`] says who
+//! asks, [`edge`] is what every request passes, [`problem`] is every answer that is not a success, [`health`] is for
+//! whoever runs us.
+//! Deliberately absent: calls to Google, writes to what a session should be, CORS.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 
@@ -28,6 +29,7 @@ pub mod health;
 mod meet;
 pub mod problem;
 mod query;
+mod retry;
 mod wait;
 
 pub use health::{Check, Readiness};
@@ -36,7 +38,14 @@ pub use health::{Check, Readiness};
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Every route, as the labels of metrics know them.
-const ROUTES: [&str; 5] = ["/api/google/meet/{sessionId}", "/api/google/meet", "/livez", "/readyz", "/metrics"];
+const ROUTES: [&str; 6] = [
+    "/api/google/meet/{sessionId}",
+    "/api/google/meet",
+    "/api/google/meet/retry/{sessionId}",
+    "/livez",
+    "/readyz",
+    "/metrics",
+];
 
 /// What the API works with.
 #[derive(Debug)]
@@ -110,7 +119,10 @@ pub fn admin_router(state: ApiState) -> Router {
 }
 
 fn api_routes() -> Router<ApiState> {
-    Router::new().route("/api/google/meet/{sessionId}", get(meet::one)).route("/api/google/meet", get(meet::many))
+    Router::new()
+        .route("/api/google/meet/{sessionId}", get(meet::one))
+        .route("/api/google/meet", get(meet::many))
+        .route("/api/google/meet/retry/{sessionId}", post(retry::retry))
 }
 
 fn health_routes() -> Router<ApiState> {

@@ -15,16 +15,21 @@ use crate::service;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, Chain, TelemetryGuard};
 
+pub mod audit;
 pub mod config;
 pub mod credential;
 pub mod dead_letter;
 #[cfg(feature = "dev")]
 pub mod dev;
+pub mod doctor;
 pub mod epoch;
 pub mod event;
+mod moment;
 pub mod nats;
+pub mod pause;
 pub mod print;
 pub mod session;
+pub mod status;
 pub mod token;
 
 use print::Output;
@@ -70,12 +75,25 @@ enum Command {
     /// What the environment says, and what is wrong with it
     #[command(subcommand)]
     Config(config::ConfigAction),
-    /// One session: wanted, observed, next
+    /// What is wrong, on one screen; exit code 1 when a person is needed
+    Status(status::StatusArgs),
+    /// Check everything the service depends on, with a fix for what is wrong
+    Doctor(doctor::DoctorArgs),
+    /// One session: its story, and another try
     #[command(subcommand)]
     Session(session::SessionCommand),
     /// Messages that were given up on
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterCommand),
+    /// Hold ingest or the work on calendars, in all processes
+    #[command(subcommand, after_help = pause::PAUSE_HELP)]
+    Pause(pause::PauseCommand),
+    /// Let what was paused go on
+    #[command(subcommand, after_help = pause::RESUME_HELP)]
+    Resume(pause::ResumeCommand),
+    /// Who did what, and why
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Teachers' Google credentials
     #[command(subcommand)]
     Credential(CredentialCommand),
@@ -113,6 +131,8 @@ pub enum Exit {
     No,
     /// 3: the answer is no, and the configuration is at fault.
     Configuration,
+    /// 4: the answer is no, because a dependency cannot be reached.
+    Unreachable,
     /// 5: partly done.
     Partly,
 }
@@ -195,6 +215,7 @@ pub fn main() -> ExitCode {
         Ok(Exit::Ok) => ExitCode::SUCCESS,
         Ok(Exit::No) => ExitCode::from(1),
         Ok(Exit::Configuration) => ExitCode::from(3),
+        Ok(Exit::Unreachable) => ExitCode::from(4),
         Ok(Exit::Partly) => ExitCode::from(5),
         Err(error) => {
             if !error.message.is_empty() {
@@ -242,8 +263,21 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
             0 => Exit::Ok,
             _ => Exit::Configuration,
         }),
-        Command::Session(command) => session::run(&command, &migrated(&environment).await?, output, out).await,
-        Command::DeadLetter(command) => dead_letter::run(&command, &migrated(&environment).await?, output, out).await,
+        Command::Status(args) => {
+            let config = Config::load(&environment, Need::Database)?;
+            status::run(&args, &migrated(&environment).await?, &config.nats, &clock, output, out).await
+        }
+        Command::Doctor(doctor::DoctorArgs {}) => doctor::run(&environment, &clock, output, out).await,
+        Command::Session(command) => {
+            let config = Config::load(&environment, Need::Database)?;
+            session::run(&command, &migrated(&environment).await?, &config.nats, &clock, output, out).await
+        }
+        Command::DeadLetter(command) => {
+            dead_letter::run(&command, &migrated(&environment).await?, &clock, output, out).await
+        }
+        Command::Pause(command) => pause::pause(&command, &migrated(&environment).await?, &clock, output, out).await,
+        Command::Resume(command) => pause::resume(&command, &migrated(&environment).await?, &clock, output, out).await,
+        Command::Audit(command) => audit::run(&command, &migrated(&environment).await?, clock.now(), output, out).await,
         Command::Credential(command) => {
             let config = Config::load(&environment, Need::Google)?;
             let google = service::google_config(&config)?;

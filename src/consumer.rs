@@ -141,7 +141,9 @@ pub async fn run(context: ConsumerContext) {
         let text = match &end {
             End::Cancelled => break,
             End::Paused => {
+                health.stands_still(true);
                 work.until_resumed().await;
+                health.stands_still(false);
                 continue;
             }
             End::Reconnected => "the connection to NATS was lost; reconnected".to_owned(),

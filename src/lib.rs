@@ -26,6 +26,7 @@ pub mod model;
 pub mod nats;
 pub mod outbox;
 pub mod plan;
+pub mod presence;
 pub mod projection;
 pub mod reconciler;
 pub mod retry;

@@ -14,6 +14,7 @@ use crate::model::{EventId, GoogleSub, MeetLink, SessionId, TeacherId, UnixMilli
 mod absorb;
 mod assign;
 mod next;
+mod retry;
 mod situation;
 mod standing;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod tests;
 pub use absorb::{Absorbed, absorb};
 pub use assign::assign;
 pub use next::{Plan, plan};
+pub use retry::{Circumstances, Refusal, Retried, retry};
 pub use situation::{Account, Policy, Sibling, Situation, wanted};
 
 /// Whether the event should exist.

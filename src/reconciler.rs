@@ -18,6 +18,7 @@ use tracing::{debug, error, info, warn};
 use crate::clock::Clock;
 use crate::crash;
 use crate::google::Call;
+use crate::google::breaker::Open;
 use crate::google::error::Class;
 use crate::model::UnixMillis;
 use crate::plan::{self, Account, Plan, Policy, Situation};
@@ -135,6 +136,13 @@ impl Reconciler {
             log_panic(ended);
         }
         info!("reconciler stopped");
+    }
+
+    /// What Google refuses of our own set-up now: `calendar` or `token`, and what it said.
+    pub fn breakers(&self) -> Vec<(&'static str, Open)> {
+        let gateway = &self.context.gateway;
+        let all = [("calendar", gateway.breaker.open()), ("token", gateway.access.breaker().open())];
+        all.into_iter().filter_map(|(api, open)| Some((api, open?))).collect()
     }
 
     /// Claims what is due, carries it out and says how many rows were looked at: 0 means that nothing is due now.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -27,10 +27,11 @@ use crate::google::limits::Limits;
 use crate::google::oauth::TokenEndpoint;
 use crate::outbox::{self, OutboxContext, OutboxHealth};
 use crate::plan::Policy;
+use crate::presence::{OpenBreaker, Pauses, Presence};
 use crate::reconciler::{Context, Gateway, Reconciler};
 use crate::retry::{Jitter, Reconnect};
 use crate::shutdown::Shutdown;
-use crate::store::{Store, StoreError};
+use crate::store::{Scope, Store, StoreError};
 use crate::telemetry::{Chain, Metrics};
 
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
@@ -91,12 +92,13 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::new(Arc::clone(&metrics)));
     let is_prepared = Arc::new(AtomicBool::new(false));
+    let pauses = Pauses::default();
     let state = ApiState::new(ApiOptions {
         store: store.clone(),
         clock: clock.clone(),
         metrics: Arc::clone(&metrics),
         shutdown: shutdown.clone(),
-        readiness: readiness(&health, &is_prepared),
+        readiness: readiness(&health, &is_prepared, &pauses),
         tokens_file: config.http.tokens_file.clone(),
     });
     let mut tasks = JoinSet::new();
@@ -116,6 +118,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         metrics,
         health: Arc::clone(&health),
         wake: Arc::clone(&wake),
+        pauses,
     };
     let stop = shutdown.clone();
     tasks.spawn(async move { loops.run(is_prepared, stop).await });
@@ -149,8 +152,10 @@ async fn bind(variable: &str, address: SocketAddr) -> Result<TcpListener, Comman
     })
 }
 
-fn readiness(health: &Arc<Health>, is_prepared: &Arc<AtomicBool>) -> Readiness {
-    let (health, is_prepared) = (Arc::clone(health), Arc::clone(is_prepared));
+fn readiness(health: &Arc<Health>, is_prepared: &Arc<AtomicBool>, pauses: &Pauses) -> Readiness {
+    let (health, is_prepared, pauses) = (Arc::clone(health), Arc::clone(is_prepared), pauses.clone());
+    // A pause was somebody's wish: it is shown, and makes nobody restart the process.
+    let paused = move |scope: Scope| Check { detail: pauses.sentence(scope), ..Check::ok(scope.as_str()) };
     Readiness::new(move || {
         let seen = health.snapshot();
         let check = |name, problem: Option<String>| problem.map_or(Check::ok(name), |why| Check::failed(name, why));
@@ -159,6 +164,8 @@ fn readiness(health: &Arc<Health>, is_prepared: &Arc<AtomicBool>) -> Readiness {
             check("schema", (!is_prepared.load(Ordering::Acquire)).then(|| "the schema is not prepared yet".into())),
             check("nats", (!seen.connected).then(not_connected)),
             check("stream", seen.blocked.clone().or_else(|| seen.last_error.clone())),
+            paused(Scope::Ingest),
+            paused(Scope::Reconcile),
         ]
     })
 }
@@ -173,6 +180,7 @@ struct Loops {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     wake: Arc<Notify>,
+    pauses: Pauses,
 }
 
 impl Loops {
@@ -184,6 +192,15 @@ impl Loops {
 
         let wake = Arc::clone(&self.wake);
         let reconciler = self.reconciler();
+        let mut presence = self.presence(reconciler.clone());
+        // Before anything begins, because a pause outlives a restart.
+        while let Err(error) = presence.look().await {
+            warn!(error = %Chain(&error), "cannot look for pauses; nothing begins before that");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = shutdown.asked() => return,
+            }
+        }
         let mut loops = JoinSet::new();
         loops.spawn(consumer::run(ConsumerContext {
             nats: self.config.nats.clone(),
@@ -191,7 +208,7 @@ impl Loops {
             clock: self.clock.clone(),
             wake: Arc::clone(&wake),
             health: Arc::clone(&self.health),
-            paused: watch::Sender::new(false).subscribe(),
+            paused: presence.ingest_paused(),
             pace: consumer::Pace::default(),
             cancel: shutdown.token(),
         }));
@@ -204,6 +221,7 @@ impl Loops {
         }));
         let (store, other_wake, cancel) = (self.store.clone(), Arc::clone(&wake), shutdown.token());
         loops.spawn(async move { store.listen(&other_wake, &cancel).await });
+        loops.spawn(presence.run(shutdown.token()));
         let caught_up = self.health.caught_up();
         let cancel = shutdown.token();
         loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });
@@ -213,6 +231,27 @@ impl Loops {
                 shutdown.ask();
             }
         }
+    }
+
+    fn presence(&self, reconciler: Reconciler) -> Presence {
+        let breakers = move || {
+            let open = reconciler.breakers().into_iter();
+            open.map(|(api, open)| OpenBreaker {
+                api: api.to_owned(),
+                since_ms: open.since.get(),
+                probe_at_ms: open.probe_at.get(),
+                message: open.message,
+            })
+            .collect()
+        };
+        Presence::new(
+            self.store.clone(),
+            self.clock.clone(),
+            Arc::clone(&self.health),
+            Box::new(breakers),
+            Arc::clone(&self.wake),
+            self.pauses.clone(),
+        )
     }
 
     fn reconciler(&self) -> Reconciler {

@@ -7,7 +7,8 @@
 //! Deliberately absent: a transaction that stays open across a network call.
 //!
 //! The types stand here; the methods of [`Store`] by their nouns in the files below: opening, ingest (with dead letters
-//! and epochs), reconcile (with the queue of calendars), credentials, documents, outbox, tokens.
+//! and epochs), reconcile (with the queue of calendars and what was called), credentials, documents, outbox, tokens; and
+//! what operators see and do: overview, retry, requeue, control (pauses), process, audit. Those bring their own types.
 
 use secrecy::SecretString;
 
@@ -17,22 +18,39 @@ use crate::plan::{Code, MeetEvent, Sibling};
 use crate::projection::{Outcome, Session};
 use crate::status::MeetStatus;
 
+pub mod audit;
+mod calls;
+mod control;
 mod credentials;
 mod dead_letters;
 mod documents;
 mod epochs;
+mod idempotency;
 mod ingest;
 mod opening;
 mod outbox;
+mod overview;
 mod postgres;
+mod process;
 mod queue;
 mod reconcile;
+mod requeue;
+mod retry;
 mod rows;
 mod sql;
 mod sqlite;
 mod tokens;
 mod wakeups;
 mod working;
+
+pub use audit::{Acted, ActedFilter, Action, Actor};
+pub use calls::{CallOutcome, GoogleCall};
+pub use control::{HeldCalendar, Pause, Scope};
+pub use idempotency::{Idempotency, RetryAnswer};
+pub use overview::{BlockedTeacher, Endangered, Overview, PendingSession};
+pub use process::{PROCESS_GONE_AFTER_MS, ProcessRecord};
+pub use requeue::{DeadLetterFilter, Discarded, Requeued};
+pub use retry::{FailedFilter, RetryOutcome};
 
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]

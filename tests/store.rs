@@ -3,6 +3,7 @@
 mod credentials;
 mod fixtures;
 mod ingest;
+mod operate;
 mod permutations;
 mod races;
 mod readers;
@@ -57,6 +58,12 @@ async fn suite(kind: Kind) {
         readers::counts_count,
         readers::results_keep_their_order_and_one_relay,
         readers::tokens_and_the_audit,
+        operate::a_pause_holds_claims_until_it_ends,
+        operate::a_retry_wakes_what_a_person_mended,
+        operate::a_key_gives_one_answer,
+        operate::a_mended_letter_is_folded_at_its_place,
+        operate::the_last_calls_of_a_session_are_kept,
+        operate::the_overview_names_what_needs_a_person,
         races::shuffled_halves_from_several_writers_end_alike,
         races::another_process_hears_of_a_commit,
         races::nobody_claims_what_another_holds,

@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub forbidden: Option<String>,
     /// How the durable differs from its definition, one line each.
     pub drift: Vec<String>,
+    /// Whether an operator's pause was heard and nothing is under way any more.
+    pub stands_still: bool,
     /// The epoch worked in.
     pub epoch: Option<Epoch>,
     /// The last event of the stream when this session began.
@@ -96,6 +98,10 @@ impl Health {
 
     pub(super) fn blocked(&self, why: &str) {
         self.lock().blocked = Some(why.to_owned());
+    }
+
+    pub(super) fn stands_still(&self, stands_still: bool) {
+        self.lock().stands_still = stands_still;
     }
 
     pub(super) fn forbidden(&self, forbidden: Option<String>) {

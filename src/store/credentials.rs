@@ -93,6 +93,11 @@ pub(super) async fn of_teachers<'a>(
         .collect()
 }
 
+/// The status of that word.
+pub(super) fn status(text: &str) -> Option<TokenStatus> {
+    word(&TokenStatus::WORDS, text)
+}
+
 fn read(row: &Row) -> Result<Credential> {
     Ok(Credential {
         teacher: rows::teacher_id(row)?,

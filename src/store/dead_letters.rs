@@ -103,7 +103,7 @@ fn place(row: &Row) -> Result<Place> {
     Ok(Place { epoch: Epoch(row.get("epoch")?), sequence: row.get("sequence")? })
 }
 
-fn read(row: &Row) -> Result<DeadLetter> {
+pub(super) fn read(row: &Row) -> Result<DeadLetter> {
     let raw = match row.get::<Option<Vec<u8>>>("payload")? {
         None => None,
         Some(payload) => Some(RawMessage {

@@ -12,7 +12,7 @@ use crate::model::{Epoch, Place, SessionId, UnixMillis};
 use crate::projection::{self, Outcome};
 
 /// Class of the dead letter of an event whose version another one has taken.
-const VERSION_CONFLICT: &str = "version_conflict";
+pub(super) const VERSION_CONFLICT: &str = "version_conflict";
 
 /// Ingest.
 impl Store {
@@ -80,7 +80,7 @@ async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis)
 }
 
 /// Folds one event into the session at hand.
-fn fold_one(working: &mut Working, event: &SessionEvent, place: Place) -> Outcome {
+pub(super) fn fold_one(working: &mut Working, event: &SessionEvent, place: Place) -> Outcome {
     let known = working.get(&event.session);
     let before = known.map(|entry| entry.session.clone());
     let known_trace = known.and_then(|entry| entry.traceparent.clone());
@@ -94,7 +94,7 @@ fn fold_one(working: &mut Working, event: &SessionEvent, place: Place) -> Outcom
 
 /// PostgreSQL keeps no NUL in a text, and SQLite cuts one off there in places: refused on both, so that the same event
 /// means the same everywhere and never stops a group.
-fn nul_in(event: &SessionEvent) -> Option<Refused> {
+pub(super) fn nul_in(event: &SessionEvent) -> Option<Refused> {
     let details = event.details.as_ref();
     let attendees = details.map(|details| details.attendees.as_slice()).unwrap_or_default();
     let texts = [

@@ -33,6 +33,8 @@ const CLAIM: Sql = both(
     "UPDATE teacher_queue SET lease_token = lease_token + 1, lease_until_ms = $2 \
      WHERE teacher_id IN (SELECT teacher_id FROM teacher_queue \
      WHERE due_at_ms <= $1 AND (lease_until_ms IS NULL OR lease_until_ms <= $1) \
+     AND NOT EXISTS (SELECT 1 FROM control AS c WHERE c.scope = 'reconcile' \
+     AND c.teacher_id IN ('', teacher_queue.teacher_id) AND (c.until_ms IS NULL OR c.until_ms > $1)) \
      ORDER BY starts_at_ms, teacher_id LIMIT $3) \
      AND due_at_ms <= $1 AND (lease_until_ms IS NULL OR lease_until_ms <= $1) \
      RETURNING teacher_id, lease_token, starts_at_ms",
@@ -60,10 +62,12 @@ const STANDING: Sql = with_batch!(
     ""
 );
 
-/// A calendar that is held is due again when its lease ends at the latest: its holder may have died.
+/// A calendar that is held is due again when its lease ends at the latest: its holder may have died. One that is paused
+/// is not due; that its pause is over is noticed when the pause is removed.
 const NEXT_DUE: Sql = both(
     "SELECT MIN(CASE WHEN lease_until_ms > due_at_ms THEN lease_until_ms ELSE due_at_ms END) AS due_at_ms \
-     FROM teacher_queue WHERE due_at_ms IS NOT NULL",
+     FROM teacher_queue WHERE due_at_ms IS NOT NULL AND NOT EXISTS (SELECT 1 FROM control AS c \
+     WHERE c.scope = 'reconcile' AND c.teacher_id IN ('', teacher_queue.teacher_id))",
 );
 
 const BRING_FORWARD: Sql = both(

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::queue::{self, Held, RowKey};
 use super::sql::{Sql, Tx, session_ids, with_batch};
 use super::working::{self, Working};
-use super::{Job, Result, RowWrite, Store, TeacherLease, Written, credentials, rows};
+use super::{Job, Result, RowWrite, Store, TeacherLease, Written, calls, credentials, rows};
 use crate::model::{SessionId, TeacherId, UnixMillis};
 use crate::plan::{MeetEvent, Sibling, Want};
 use crate::projection::Session;
@@ -125,10 +125,12 @@ impl Store {
         let mut batch = Batch::load(&mut tx, writes, now).await?;
         batch.load_woken(&mut tx).await?;
         let mut woken = BTreeSet::new();
+        let mut called = Vec::new();
         let written: Vec<_> = writes
             .iter()
             .map(|write| {
                 let Some(current) = batch.current(write) else { return Written::No };
+                called.extend(calls::Draft::between(current, &write.row, now));
                 let has_moved = current.desired_revision != write.row.desired_revision;
                 let became_final = write.row.phase.is_final() && !current.phase.is_final();
                 batch.apply(write, has_moved, now);
@@ -143,6 +145,7 @@ impl Store {
             woken.iter().map(|(session, ordinal)| RowKey { session_id: session.as_str(), ordinal: *ordinal }).collect();
         queue::mark_woken(&mut tx, &keys).await?;
         self.tell_others(&mut tx, &saved.changed, saved.work_due).await?;
+        calls::keep(&mut tx, called).await?;
         tx.commit().await?;
         self.announce(&saved.changed);
         Ok(written)

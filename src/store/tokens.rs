@@ -1,4 +1,4 @@
-//! API tokens, and who did what.
+//! API tokens.
 
 use serde::Serialize;
 
@@ -26,9 +26,7 @@ const TOUCH: Sql = with_batch!(
      AND (api_token.last_used_at_ms IS NULL OR api_token.last_used_at_ms < batch.used_at_ms)"
 );
 
-const AUDIT: Sql = both("INSERT INTO operator_action (action, target, reason, at_ms) VALUES ($1, $2, $3, $4)");
-
-/// API tokens and the audit.
+/// API tokens.
 impl Store {
     /// Every API token, newest first.
     pub async fn api_tokens(&self) -> Result<Vec<ApiToken>> {
@@ -73,11 +71,6 @@ impl Store {
         }
         let uses: Vec<_> = last.into_iter().map(|(id, used_at_ms)| Use { id, used_at_ms }).collect();
         self.changed_one("noting uses of API tokens", TOUCH, vec![batch(&uses)]).await.map(drop)
-    }
-
-    /// Keeps who did what and why.
-    pub async fn audit(&self, action: &str, target: &str, reason: Option<&str>, now: UnixMillis) -> Result<()> {
-        self.changed_one("keeping an operator's action", AUDIT, args![action, target, reason, now]).await.map(drop)
     }
 }
 

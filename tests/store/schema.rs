@@ -103,7 +103,11 @@ fn comments_in_sqlite() -> BTreeMap<String, String> {
     for file in std::fs::read_dir(folder).unwrap() {
         let mut table = None;
         for line in std::fs::read_to_string(file.unwrap().path()).unwrap().lines() {
-            if let Some(rest) = line.strip_prefix("CREATE TABLE ") {
+            if let Some(added) = line.strip_prefix("ALTER TABLE ").and_then(|rest| rest.split_once(" ADD COLUMN ")) {
+                let (definition, comment) = added.1.split_once("--").unwrap_or((added.1, ""));
+                let name = definition.split_whitespace().next().unwrap_or_default();
+                comments.insert(format!("{}.{name}", added.0), comment.trim().to_owned());
+            } else if let Some(rest) = line.strip_prefix("CREATE TABLE ") {
                 table = Some(rest.trim_end_matches(" (").to_owned());
             } else if line.starts_with(')') {
                 table = None;
