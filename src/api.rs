@@ -64,6 +64,7 @@ struct Inner {
     store: Store,
     clock: Clock,
     metrics: Arc<Metrics>,
+    scraper: crate::telemetry::scrape::Scraper,
     shutdown: Shutdown,
     readiness: Readiness,
     auth: auth::Authenticator,
@@ -82,6 +83,7 @@ impl ApiState {
             store,
             clock,
             metrics,
+            scraper: crate::telemetry::scrape::Scraper::default(),
             shutdown,
             readiness,
         }))

@@ -21,6 +21,7 @@ mod credentials;
 mod dead_letters;
 mod documents;
 mod epochs;
+mod gauges;
 mod ingest;
 mod opening;
 mod outbox;
@@ -32,6 +33,8 @@ mod sql;
 mod sqlite;
 mod tokens;
 mod working;
+
+pub use gauges::{Gauges, PoolState};
 
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]
