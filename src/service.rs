@@ -88,7 +88,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
     let store = Store::open_lazily(&config.database).await?;
     store.lock_for_serving()?;
 
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::starting(clock.now()));
     let health = Arc::new(Health::new(Arc::clone(&metrics)));
     let is_prepared = Arc::new(AtomicBool::new(false));
     let state = ApiState::new(ApiOptions {
@@ -218,7 +218,8 @@ impl Loops {
         let http = http_client();
         let endpoint =
             TokenEndpoint::new(http.clone(), &google.client_id, &google.client_secret, google.token_uri.clone());
-        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone());
+        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone())
+            .with_metrics(Arc::clone(&self.metrics));
         Reconciler::new(Context {
             store: self.store.clone(),
             gateway: Gateway {

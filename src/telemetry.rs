@@ -78,7 +78,9 @@ pub fn init(config: &TelemetryConfig) -> Result<TelemetryGuard, TelemetryError> 
             .with_tracked_inactivity(false)
             .with_target(false)
             .with_level(false)
-            .with_filter(filter_fn(|metadata| metadata.target() == trace::TARGET).with_max_level_hint(LevelFilter::INFO))
+            .with_filter(
+                filter_fn(|metadata| metadata.target() == trace::TARGET).with_max_level_hint(LevelFilter::INFO),
+            )
     });
     // A line never shows spans, so those of `trace` are of no interest here: without an exporter they do not even begin.
     let is_line = filter_fn(|metadata| metadata.target() != trace::TARGET).with_max_level_hint(LevelFilter::TRACE);
@@ -152,7 +154,9 @@ impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanEx
         let was_failing = self.is_failing.swap(exported.is_err(), Ordering::Relaxed);
         match &exported {
             // The error may hold the collector's address with a password in it.
-            Err(_) if !was_failing => tracing::warn!(spans, "traces are not exported: check OTEL_EXPORTER_OTLP_ENDPOINT"),
+            Err(_) if !was_failing => {
+                tracing::warn!(spans, "traces are not exported: check OTEL_EXPORTER_OTLP_ENDPOINT")
+            }
             Ok(()) if was_failing => tracing::info!("traces are exported again"),
             _ => {}
         }

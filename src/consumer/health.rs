@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::event::Shape;
-use crate::model::Epoch;
-use crate::projection::Outcome;
-use crate::store::{FoldOutcome, Position};
+use crate::model::{Epoch, UnixMillis};
+use crate::store::{FoldOutcome, Incoming, Position};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::EventLabels;
 
@@ -43,6 +42,10 @@ pub struct Snapshot {
     pub highest: i64,
     /// Events in the stream that were not received yet, as of the last one received.
     pub lag: u64,
+    /// The highest sequence received in this session.
+    pub received: i64,
+    /// When the oldest message that is known to wait was stored; `None` when none does.
+    pub waiting_since: Option<UnixMillis>,
     /// Messages committed, by outcome: `applied`, `stale`, `duplicate`, `conflict`, `dead_letter`.
     pub outcomes: BTreeMap<&'static str, u64>,
     /// Messages committed, by shape: `structured`, `binary`, `nest`, `bare`, `unknown`.
@@ -85,6 +88,7 @@ impl Health {
     }
 
     pub(super) fn connected(&self, connected: bool) {
+        self.metrics.nats_connected.set(i64::from(connected));
         self.lock().connected = connected;
     }
 
@@ -92,10 +96,16 @@ impl Health {
         let mut state = self.lock();
         state.last_error = Some(error.to_owned());
         state.blocked = None;
+        self.metrics.ingest_blocked.set(0);
     }
 
     pub(super) fn blocked(&self, why: &str) {
+        self.metrics.ingest_blocked.set(1);
         self.lock().blocked = Some(why.to_owned());
+    }
+
+    pub(super) fn paused(&self, is_paused: bool) {
+        self.metrics.pause("ingest", is_paused);
     }
 
     pub(super) fn forbidden(&self, forbidden: Option<String>) {
@@ -119,12 +129,22 @@ impl Health {
         state.blocked = None;
         state.last_error = None;
         state.lag = u64::try_from(head - position.contiguous).unwrap_or(0);
+        state.received = position.highest;
+        let since = position.highest_stored_at.filter(|_| state.lag > 0);
+        self.waiting(&mut state, since);
+        self.metrics.ingest_blocked.set(0);
+        self.metrics.lag_messages.set(i64::try_from(state.lag).unwrap_or(i64::MAX));
         self.moved(state, position);
     }
 
     /// The position is this now.
     pub(super) fn position(&self, position: &Position) {
         self.moved(self.lock(), position);
+    }
+
+    fn waiting(&self, state: &mut Snapshot, since: Option<UnixMillis>) {
+        state.waiting_since = since;
+        self.metrics.waiting(since);
     }
 
     fn moved(&self, mut state: MutexGuard<'_, Snapshot>, position: &Position) {
@@ -136,12 +156,15 @@ impl Health {
     }
 
     /// A group was received: `lag` more wait, `redelivered` of it had been delivered before.
-    pub(super) fn received(&self, lag: u64, redelivered: u64) {
+    pub(super) fn received(&self, lag: u64, redelivered: u64, group: &[Incoming]) {
         self.metrics.lag_messages.set(i64::try_from(lag).unwrap_or(i64::MAX));
         self.metrics.redeliveries.inc_by(redelivered);
         let mut state = self.lock();
         state.lag = lag;
         state.redelivered += redelivered;
+        state.received = group.iter().map(|incoming| incoming.sequence).max().unwrap_or(0).max(state.received);
+        let since = state.waiting_since.or_else(|| group.first().map(|incoming| incoming.stored_at));
+        self.waiting(&mut state, since);
     }
 
     /// A group was committed: what became of each message, and the shape of those that could be read.
@@ -153,17 +176,14 @@ impl Health {
         let mut state = self.lock();
         state.groups += 1;
         state.last_error = None;
+        // The next message is taken to be as old as the last one: a little too much, until it is received.
+        let is_more = state.lag > 0 || state.received > position.highest;
+        self.waiting(&mut state, position.highest_stored_at.filter(|_| is_more));
         for (outcome, shape) in messages {
-            let outcome = match outcome {
-                FoldOutcome::Folded(Outcome::Applied) => "applied",
-                FoldOutcome::Folded(Outcome::Stale) => "stale",
-                FoldOutcome::Folded(Outcome::Duplicate) => "duplicate",
-                FoldOutcome::Folded(Outcome::Conflict { .. }) => "conflict",
-                FoldOutcome::DeadLetter(class) => {
-                    *state.dead_letters.entry(class).or_default() += 1;
-                    "dead_letter"
-                }
-            };
+            if let Some(class) = outcome.refusal() {
+                *state.dead_letters.entry(class).or_default() += 1;
+            }
+            let outcome = outcome.word();
             *state.outcomes.entry(outcome).or_default() += 1;
             let shape = match shape {
                 Some(Shape::Structured) => "structured",

@@ -47,7 +47,8 @@ const SESSIONS: Sql = both(
      AND document LIKE '%\"meetLink\":null%'",
 );
 
-const TEACHERS: Sql = both("SELECT token_status, COUNT(*) AS number FROM teacher_google_credential GROUP BY token_status");
+const TEACHERS: Sql =
+    both("SELECT token_status, COUNT(*) AS number FROM teacher_google_credential GROUP BY token_status");
 
 const COOLING_DOWN: Sql =
     both("SELECT COUNT(*) AS number FROM teacher_google_credential WHERE cool_down_until_ms > $1");

@@ -47,7 +47,7 @@ async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis)
                 letters.refuse(incoming, Refused { session: Some(event.session.clone()), ..refused });
                 FoldOutcome::DeadLetter(class)
             }
-            Ok((event, None)) => match fold_one(&mut working, event, Place { epoch, sequence: incoming.sequence }) {
+            Ok((event, None)) => match fold_one(&mut working, event, epoch, incoming) {
                 Outcome::Conflict { loser } => {
                     let head = working.get(&event.session).map(|entry| entry.session.head.stamp.sequence);
                     letters.conflict(event, head.unwrap_or(incoming.sequence), loser);
@@ -79,14 +79,16 @@ async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis)
 }
 
 /// Folds one event into the session at hand.
-fn fold_one(working: &mut Working, event: &SessionEvent, place: Place) -> Outcome {
+fn fold_one(working: &mut Working, event: &SessionEvent, epoch: Epoch, incoming: &Incoming) -> Outcome {
     let known = working.get(&event.session);
     let before = known.map(|entry| entry.session.clone());
-    let known_trace = known.and_then(|entry| entry.traceparent.clone());
-    let (after, outcome) = projection::fold(before.clone(), event, place);
+    let origin = known.map(|entry| (entry.traceparent.clone(), entry.published_at)).unwrap_or_default();
+    let (after, outcome) = projection::fold(before.clone(), event, Place { epoch, sequence: incoming.sequence });
     if before.as_ref() != Some(&after) {
         let is_head = before.is_none_or(|before| before.head.stamp != after.head.stamp);
-        working.put(after, if is_head { event.traceparent.clone() } else { known_trace });
+        let (traceparent, published_at) =
+            if is_head { (event.traceparent.clone(), Some(incoming.stored_at)) } else { origin };
+        working.put(after, traceparent, published_at);
     }
     outcome
 }

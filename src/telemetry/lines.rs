@@ -109,7 +109,10 @@ mod tests {
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.lines().count(), 1);
         let line: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&line["level"], &line["message"], &line["session_id"]), (&"WARN".into(), &"failed".into(), &"ses_1".into()));
+        assert_eq!(
+            (&line["level"], &line["message"], &line["session_id"]),
+            (&"WARN".into(), &"failed".into(), &"ses_1".into())
+        );
         assert_eq!((&line["attempt"], &line["ambiguous"], &line["took_s"]), (&3.into(), &true.into(), &0.5.into()));
         assert_eq!(line["note"], "a\n\"b\"");
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));

@@ -8,7 +8,7 @@
 //! failure does not see that failure.
 
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::text;
@@ -44,13 +44,14 @@ macro_rules! instruments {
         /// All instruments and the registry they are in. One for each process, shared behind an `Arc`.
         pub struct Metrics {
             registry: Registry,
+            waiting_since_ms: AtomicI64,
             $($(#[$doc])* #[doc = $help] pub $field: $type,)+
         }
 
         impl Metrics {
             /// All at zero; `started_at` is when the process was started.
             pub fn starting(started_at: UnixMillis) -> Self {
-                let this = Self { registry: Registry::default(), $($field: $new,)+ };
+                let this = Self { registry: Registry::default(), waiting_since_ms: AtomicI64::new(NOTHING), $($field: $new,)+ };
                 this.registered(started_at)
             }
 
@@ -155,6 +156,9 @@ fn google_buckets() -> Traced {
 const LINK_BUCKETS: [f64; 14] =
     [0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0, 28_800.0, 86_400.0];
 
+/// No message waits.
+const NOTHING: i64 = i64::MAX;
+
 /// What [`crate::google::Call::operation`] can be.
 const OPERATIONS: [&str; 7] = ["get", "list", "insert", "patch", "add_conference", "restore", "delete"];
 
@@ -235,6 +239,17 @@ impl Metrics {
         let outcome = error.map_or("ok", |error| error.class.as_str());
         self.token_refreshes.get_or_create(&OutcomeLabel { outcome }).inc();
         self.google_request("token", error, took);
+    }
+
+    /// Notes since when the oldest message of the stream waits, if one does.
+    pub fn waiting(&self, since: Option<UnixMillis>) {
+        self.waiting_since_ms.store(since.map_or(NOTHING, UnixMillis::get), Ordering::Relaxed);
+    }
+
+    /// Brings the ages up to `now` that are not read from the database.
+    pub(super) fn age(&self, now: UnixMillis) {
+        let since = self.waiting_since_ms.load(Ordering::Relaxed);
+        self.lag_seconds.set(if since == NOTHING { 0.0 } else { seconds((now.get() - since).max(0)) });
     }
 
     /// Notes whether calls pause.

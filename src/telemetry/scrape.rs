@@ -28,6 +28,7 @@ pub struct Scraper(Mutex<Option<Instant>>);
 impl Scraper {
     /// Brings the gauges up to date unless they are, or somebody else is at it.
     pub async fn refresh(&self, store: &Store, metrics: &Metrics, now: UnixMillis) {
+        metrics.age(now);
         for pool in store.pools() {
             for (state, number) in [("idle", pool.idle), ("busy", pool.busy)] {
                 metrics.db_connections.get_or_create(&PoolLabels { pool: pool.name, state }).set(number);
@@ -37,9 +38,8 @@ impl Scraper {
         if looked_at.is_some_and(|at| at.elapsed() < EVERY) {
             return;
         }
-        let look = timeout(BOUND, async {
-            tokio::try_join!(store.counts(now), store.outbox_oldest(), store.gauges(now))
-        });
+        let look =
+            timeout(BOUND, async { tokio::try_join!(store.counts(now), store.outbox_oldest(), store.gauges(now)) });
         let seen = look.await.ok().and_then(Result::ok);
         metrics.database_up.set(i64::from(seen.is_some()));
         if let Some((counts, outbox_oldest, gauges)) = seen {
@@ -52,12 +52,8 @@ impl Scraper {
 }
 
 fn set_counts(metrics: &Metrics, counts: &Counts) {
-    let by_status = [
-        ("PENDING", counts.pending),
-        ("READY", counts.ready),
-        ("ERROR", counts.error),
-        ("CANCELED", counts.canceled),
-    ];
+    let by_status =
+        [("PENDING", counts.pending), ("READY", counts.ready), ("ERROR", counts.error), ("CANCELED", counts.canceled)];
     for (status, count) in by_status {
         metrics.sessions.get_or_create(&StatusLabel { status }).set(count);
     }

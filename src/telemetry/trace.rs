@@ -170,9 +170,7 @@ fn template(filter: &str) -> String {
 
 /// One transaction that folds events: inside the trace of the event when there is one, with links when there are many.
 pub fn fold(events: &[Processing]) -> Span {
-    let named = |parent: Option<tracing::span::Id>| {
-        info_span!(target: TARGET, parent: parent, "fold", messaging.batch.message_count = events.len())
-    };
+    let named = |parent: Option<tracing::span::Id>| info_span!(target: TARGET, parent: parent, "fold", messaging.batch.message_count = events.len());
     match events {
         [] => Span::none(),
         [one] => named(one.0.id()),
