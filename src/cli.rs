@@ -22,6 +22,7 @@ pub mod dead_letter;
 pub mod dev;
 pub mod epoch;
 pub mod event;
+mod healthcheck;
 pub mod nats;
 pub mod print;
 pub mod session;
@@ -59,6 +60,15 @@ enum Command {
     /// Run everything on this machine: NATS, a fake Google, sample lessons, the service
     #[cfg(feature = "dev")]
     Dev(dev::DevArgs),
+    /// Ask the service on this machine whether it lives
+    ///
+    /// For containers and scripts: asks /livez (or /readyz) on ADMIN_ADDR, or else HTTP_ADDR. Exit codes: 0 it is well,
+    /// 1 it says that it is not, 4 nobody answers.
+    Healthcheck {
+        /// Ask whether it can do its work: database, schema, NATS and stream
+        #[arg(long)]
+        ready: bool,
+    },
     /// Bring the database schema up to date
     Migrate,
     /// Streams and durable consumer on the NATS server
@@ -216,6 +226,7 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
         }
         #[cfg(feature = "dev")]
         Command::Dev(args) => dev::run(&args, out).await,
+        Command::Healthcheck { ready } => healthcheck::run(ready, &environment, output, out).await,
         Command::Migrate => {
             let store = open(&environment).await?;
             let applied = store.migrate().await?;

@@ -33,6 +33,13 @@ use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Chain, Metrics};
 
+pub mod notify;
+pub mod probe;
+pub mod pulse;
+
+use notify::Notifier;
+use pulse::Pulses;
+
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
 const REPAIRS_MAX: i64 = 2;
 
@@ -49,6 +56,8 @@ pub struct Service {
     pub health: Arc<Health>,
     /// Tells the reconciler that rows may have become due: for who moves the clock.
     pub wake: Arc<Notify>,
+    /// Whether its loops run.
+    pub pulses: Pulses,
     shutdown: Shutdown,
     tasks: JoinSet<()>,
 }
@@ -58,9 +67,18 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Exit, CommandError> {
     let _telemetry = crate::cli::start_logging(&config)?;
     let shutdown =
         Shutdown::on_signals().map_err(|error| CommandError::failed(format!("cannot listen for signals: {error}")))?;
-    let service = start(config, clock, shutdown).await?;
+    let notifier = Notifier::from_environment(&crate::config::process_environment())
+        .map_err(|error| CommandError::failed(format!("NOTIFY_SOCKET cannot be used: {error}")))?;
+    let service = start(config, clock, shutdown.clone()).await?;
+    let told = notifier.map(|notifier| {
+        let health = service.admin_address.unwrap_or(service.address);
+        tokio::spawn(notifier.run(health, service.pulses.clone(), shutdown))
+    });
     info!(address = %service.address, version = env!("CARGO_PKG_VERSION"), "serving");
     service.ended().await;
+    if let Some(told) = told {
+        told.abort();
+    }
     info!("stopped");
     Ok(Exit::Ok)
 }
@@ -107,6 +125,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
     });
 
     let wake = Arc::new(Notify::new());
+    let pulses = Pulses::default();
     let loops = Loops {
         config,
         google,
@@ -116,10 +135,11 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         metrics,
         health: Arc::clone(&health),
         wake: Arc::clone(&wake),
+        pulses: pulses.clone(),
     };
     let stop = shutdown.clone();
     tasks.spawn(async move { loops.run(is_prepared, stop).await });
-    Ok(Service { address, admin_address, store, health, wake, shutdown, tasks })
+    Ok(Service { address, admin_address, store, health, wake, pulses, shutdown, tasks })
 }
 
 impl Service {
@@ -173,6 +193,7 @@ struct Loops {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     wake: Arc<Notify>,
+    pulses: Pulses,
 }
 
 impl Loops {
@@ -185,7 +206,8 @@ impl Loops {
         let wake = Arc::clone(&self.wake);
         let reconciler = self.reconciler();
         let mut loops = JoinSet::new();
-        loops.spawn(consumer::run(ConsumerContext {
+        let pulses = self.pulses.clone();
+        let ingest = consumer::run(ConsumerContext {
             nats: self.config.nats.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
@@ -194,17 +216,20 @@ impl Loops {
             paused: watch::Sender::new(false).subscribe(),
             pace: consumer::Pace::default(),
             cancel: shutdown.token(),
-        }));
-        loops.spawn(outbox::run(OutboxContext {
+        });
+        loops.spawn(pulses.watch("consumer", ingest));
+        let relay = outbox::run(OutboxContext {
             nats: self.config.nats.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
             health: Arc::new(OutboxHealth::default()),
             cancel: shutdown.token(),
-        }));
+        });
+        loops.spawn(pulses.watch("outbox", relay));
         let caught_up = self.health.caught_up();
         let cancel = shutdown.token();
-        loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });
+        loops.spawn(pulses.watch("reconciler", async move { reconciler.run(wake, caught_up, cancel).await }));
+        pulses.started();
         while let Some(ended) = loops.join_next().await {
             if let Err(error) = ended {
                 error!(%error, "a loop panicked; stopping");

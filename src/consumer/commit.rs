@@ -105,6 +105,18 @@ impl Committer {
         crash::here("after_fold");
         let client = &self.connection.client;
         for ((reply, incoming), outcome) in group.replies.iter().zip(&group.incoming).zip(&report.outcomes) {
+            if let Some(class) = outcome.refusal() {
+                let session =
+                    incoming.decoded.as_ref().map_or_else(|refused| refused.session.as_ref(), |e| Some(&e.session));
+                let session = session.map(tracing::field::display);
+                // The reason may quote what was sent; it is for whoever may read dead letters.
+                tracing::warn!(
+                    sequence = incoming.sequence,
+                    class,
+                    session_id = session,
+                    "a message became a dead letter"
+                );
+            }
             let body = match (outcome, &incoming.decoded) {
                 (FoldOutcome::DeadLetter(_), Err(refused)) => term(refused.class, &refused.reason),
                 (FoldOutcome::DeadLetter(class), Ok(_)) => term(class, "see the dead letters of meet-projector"),

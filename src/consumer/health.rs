@@ -202,3 +202,66 @@ impl Health {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{RawMessage, Refused};
+
+    fn incoming(sequence: i64, stored_at: i64) -> Incoming {
+        let raw = RawMessage { subject: String::new(), headers: Vec::new(), payload: bytes::Bytes::new() };
+        let refused = Refused { class: "not_json", reason: String::new(), session: None };
+        let stored_at = UnixMillis::new(stored_at);
+        Incoming { sequence, stored_at, fingerprint: String::new(), raw, decoded: Err(refused) }
+    }
+
+    fn position(highest: i64, stored_at: i64) -> Position {
+        let highest_stored_at = Some(UnixMillis::new(stored_at));
+        Position { contiguous: highest, highest, highest_stored_at, highest_fingerprint: None }
+    }
+
+    fn sample(metrics: &Metrics, name: &str) -> String {
+        let text = metrics.encode();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("meet_projector_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).to_owned()
+    }
+
+    #[test]
+    fn lag_is_the_age_of_the_oldest_message_that_waits() {
+        let metrics = Arc::new(Metrics::new());
+        let health = Health::new(Arc::clone(&metrics));
+        let lag = |at: i64| {
+            metrics.age(UnixMillis::new(at));
+            sample(&metrics, "lag_seconds")
+        };
+        health.begin(Epoch(1), 0, &Position::default());
+        assert_eq!(lag(99_000), "0.0");
+
+        // Two groups are received before the first is committed.
+        health.received(2, 1, &[incoming(1, 1_000), incoming(2, 2_000)]);
+        assert_eq!((lag(11_000), sample(&metrics, "lag_messages")), ("10.0".into(), "2".into()));
+        health.received(0, 2, &[incoming(3, 5_000), incoming(4, 6_000)]);
+        assert_eq!(sample(&metrics, "redeliveries_total"), "3");
+        health.committed(std::iter::empty(), &position(2, 2_000));
+        assert_eq!(lag(11_000), "9.0", "the second group waits, for not longer than since the last one of the first");
+        health.committed(std::iter::empty(), &position(4, 6_000));
+        assert_eq!(lag(11_000), "0.0");
+
+        // What was on the stream when it began counts, too.
+        health.begin(Epoch(1), 9, &position(4, 6_000));
+        assert_eq!((lag(11_000), sample(&metrics, "lag_messages")), ("5.0".into(), "5".into()));
+    }
+
+    #[test]
+    fn a_question_and_a_pause_are_shown() {
+        let metrics = Arc::new(Metrics::new());
+        let health = Health::new(Arc::clone(&metrics));
+        health.blocked("another stream");
+        health.paused(true);
+        let paused = "paused{part=\"ingest\"}";
+        assert_eq!((sample(&metrics, "ingest_blocked"), sample(&metrics, paused)), ("1".into(), "1".into()));
+        health.paused(false);
+        health.begin(Epoch(1), 0, &Position::default());
+        assert_eq!((sample(&metrics, "ingest_blocked"), sample(&metrics, paused)), ("0".into(), "0".into()));
+    }
+}

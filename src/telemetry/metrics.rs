@@ -247,7 +247,7 @@ impl Metrics {
     }
 
     /// Brings the ages up to `now` that are not read from the database.
-    pub(super) fn age(&self, now: UnixMillis) {
+    pub fn age(&self, now: UnixMillis) {
         let since = self.waiting_since_ms.load(Ordering::Relaxed);
         self.lag_seconds.set(if since == NOTHING { 0.0 } else { seconds((now.get() - since).max(0)) });
     }

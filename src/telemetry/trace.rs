@@ -209,14 +209,18 @@ pub fn reconcile(job: &Job, now: UnixMillis) -> Span {
         return span;
     }
     if let Some(event) = job.traceparent.as_deref().and_then(parse) {
-        let is_late = job.row.failure.as_ref().is_some_and(|failure| now.since(failure.since) > LATE_MS);
-        if is_late || job.row.settled {
+        if is_apart(job, now) {
             span.add_link(event);
         } else {
             set_parent(&span, &event);
         }
     }
     span
+}
+
+/// Whether the work is so far from its event that it is a trace of its own.
+fn is_apart(job: &Job, now: UnixMillis) -> bool {
+    job.row.settled || job.row.failure.as_ref().is_some_and(|failure| now.since(failure.since) > LATE_MS)
 }
 
 /// Notes in the current `reconcile` what was called and what came of it.
