@@ -152,6 +152,12 @@ async fn every_instrument_is_fed() {
     }
     assert!(risky.get("oldest_pending_seconds") >= 10.0, "{}", risky.text);
 
+    // Google takes its time: the row is due until its answer is recorded.
+    world.fake().add_fault(Rule::once(Insert, Fault::slow(5_000)));
+    world.publish(&world.lesson("s6", 0)).await;
+    note(&until(&world, "that a row is due", |s| s.get("due") > 0.5).await);
+    world.ready("s6", 1).await;
+
     // Google refuses the project; then NATS goes, and a result waits.
     let off = Fault::refuse(403, "accessNotConfigured");
     let rule = world.fake().add_fault(Rule { operations: vec![Insert, Get, Patch, List], ..Rule::new(off) });

@@ -44,7 +44,7 @@ async fn systemd_is_told_ready_alive_and_stopping() {
     until_told(&socket, "WATCHDOG=1");
     served.terminate();
     until_told(&socket, "STOPPING=1");
-    served.stop().await;
+    served.ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,7 +55,7 @@ async fn without_a_watchdog_nothing_more_is_said_than_ready_and_stopping() {
     until_told(&socket, "READY=1");
     served.terminate();
     assert!(told(&socket).starts_with("STOPPING=1"));
-    served.stop().await;
+    served.ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

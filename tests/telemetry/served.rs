@@ -60,6 +60,11 @@ impl Served {
     /// SIGTERM, and waits until it has ended well.
     pub async fn stop(&mut self) {
         self.terminate();
+        self.ended().await;
+    }
+
+    /// Waits until it has ended well.
+    pub async fn ended(&mut self) {
         eventually("the service ends", async || self.child.try_wait().unwrap().is_some()).await;
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}:\n{}", self.log());
