@@ -188,6 +188,11 @@ impl From<ConfigErrors> for CommandError {
     }
 }
 
+/// The whole command line, for documents and tests that hold to it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the arguments, runs the command, and turns its end into an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

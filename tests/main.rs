@@ -8,6 +8,7 @@ mod api;
 mod cli;
 mod config;
 mod dependencies;
+mod deploy;
 mod fake_google;
 mod faults;
 mod google_client;
