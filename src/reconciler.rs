@@ -280,7 +280,8 @@ impl Reconciler {
             Class::CoolDown => {
                 let until = store.cool_down(&lease.teacher, now).await?;
                 self.context.gateway.metrics.cool_downs.inc();
-                warn!(teacher_id = %lease.teacher, until = %until, "Google limits this calendar; its writes pause");
+                // What follows from a failure that is told as such.
+                info!(teacher_id = %lease.teacher, until = %until, "Google limits this calendar; its writes pause");
                 Ok(Next::LeaveCalendar)
             }
             Class::ScopeMissing => {
@@ -310,7 +311,7 @@ impl Reconciler {
     ) -> Result<Next, StoreError> {
         let version = lease.credential.as_ref().map_or(0, |credential| credential.token_version);
         if self.context.store.set_token_status(&lease.teacher, version, status, reason, now).await? {
-            warn!(teacher_id = %lease.teacher, status = status.as_str(), reason, "the teacher's grant does not work");
+            info!(teacher_id = %lease.teacher, status = status.as_str(), reason, "the teacher's grant does not work");
         }
         Ok(Next::LeaveCalendar)
     }

@@ -271,11 +271,16 @@ impl Loops {
 async fn prepare(store: &Store, shutdown: &Shutdown) -> bool {
     let mut reconnect = Reconnect::default();
     let jitter = Jitter::from_system();
+    let mut said = None;
     loop {
         match migrate(store).await {
             Ok(()) => return true,
             Err(error) if error.is_transient() => {
-                warn!(error = %Chain(&error), "waiting for the database");
+                let text = Chain(&error).to_string();
+                if said.as_ref() != Some(&text) {
+                    warn!(error = %text, "waiting for the database; trying again until it is there");
+                }
+                said = Some(text);
             }
             Err(error) => {
                 error!(error = %Chain(&error), "the database cannot be used; stopping");
