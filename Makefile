@@ -4,10 +4,10 @@ CARGO ?= cargo
 FEATURES := --features dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast chaos lint fmt check bench tools
+.PHONY: help run test test-fast chaos lint fmt check bench tools deploy-check
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## the whole service with a NATS server, a fake Google and sample lessons, in a minute
 	@echo "building (the first time takes a few minutes) ..."
@@ -37,6 +37,10 @@ check: lint test ## what CI runs
 bench: ## figures of this machine, as ratios within one run
 	@NATS_SERVER="$$(.ci/nats-server)" $(CARGO) bench $(FEATURES) --bench figures
 
+deploy-check: ## Dockerfile, compose.yaml, manifests, systemd unit, alerts and dashboard, without a cluster
+	@.ci/deploy-check
+
 tools: ## find or fetch what the tests and `make run` need beside Rust
 	@.ci/nats-server >/dev/null
 	@.ci/postgres >/dev/null
+	@.ci/promtool >/dev/null

@@ -73,6 +73,7 @@ struct Inner {
     store: Store,
     clock: Clock,
     metrics: Arc<Metrics>,
+    scraper: crate::telemetry::scrape::Scraper,
     shutdown: Shutdown,
     readiness: Readiness,
     auth: auth::Authenticator,
@@ -91,6 +92,7 @@ impl ApiState {
             store,
             clock,
             metrics,
+            scraper: crate::telemetry::scrape::Scraper::default(),
             shutdown,
             readiness,
         }))

@@ -25,6 +25,7 @@ pub mod doctor;
 pub mod epoch;
 pub mod event;
 mod moment;
+mod healthcheck;
 pub mod nats;
 pub mod pause;
 pub mod print;
@@ -64,6 +65,15 @@ enum Command {
     /// Run everything on this machine: NATS, a fake Google, sample lessons, the service
     #[cfg(feature = "dev")]
     Dev(dev::DevArgs),
+    /// Ask the service on this machine whether it lives
+    ///
+    /// For containers and scripts: asks /livez (or /readyz) on ADMIN_ADDR, or else HTTP_ADDR. Exit codes: 0 it is well,
+    /// 1 it says that it is not, 4 nobody answers.
+    Healthcheck {
+        /// Ask whether it can do its work: database, schema, NATS and stream
+        #[arg(long)]
+        ready: bool,
+    },
     /// Bring the database schema up to date
     Migrate,
     /// Streams and durable consumer on the NATS server
@@ -198,6 +208,11 @@ impl From<ConfigErrors> for CommandError {
     }
 }
 
+/// The whole command line, for documents and tests that hold to it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the arguments, runs the command, and turns its end into an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -237,6 +252,7 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
         }
         #[cfg(feature = "dev")]
         Command::Dev(args) => dev::run(&args, out).await,
+        Command::Healthcheck { ready } => healthcheck::run(ready, &environment, output, out).await,
         Command::Migrate => {
             let store = open(&environment).await?;
             let applied = store.migrate().await?;

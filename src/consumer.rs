@@ -285,6 +285,7 @@ impl Work {
 
     async fn until_resumed(&self) {
         let mut paused = self.context.paused.clone();
+        self.context.health.paused(true);
         let resumed = async { paused.wait_for(|paused| !paused).await.is_ok() };
         tokio::select! {
             () = self.context.cancel.cancelled() => {}
@@ -293,5 +294,6 @@ impl Work {
                 self.context.cancel.cancelled().await;
             }
         }
+        self.context.health.paused(false);
     }
 }

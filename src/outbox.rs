@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use futures_util::TryFutureExt as _;
 use futures_util::future::join_all;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::clock::Clock;
 use crate::config::NatsConfig;
 use crate::crash;
 use crate::nats::{Connection, NatsError, connect_persistently};
 use crate::store::{OutboxMessage, Store, StoreError};
+use crate::telemetry::trace;
 
 /// Results published at once, each of another session.
 const BATCH: i64 = 256;
@@ -143,7 +146,20 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
     // The futures send in this order and then wait together, so a batch costs one round trip.
     let answers = join_all(taken.iter().map(|message| {
         let payload = Bytes::from(message.payload.clone());
-        connection.publish_stored(stream, &message.subject, headers(message), payload)
+        let (span, traceparent) = trace::send(stream, message);
+        let headers = headers(message, traceparent);
+        let sent = connection.publish_stored(stream, &message.subject, headers, payload).instrument(span.clone());
+        sent.inspect_err(move |error| {
+            trace::not_sent(
+                &span,
+                match error {
+                    NatsError::NoResponders { .. } => "no_responders",
+                    NatsError::Forbidden { .. } => "forbidden",
+                    NatsError::Refused { .. } => "refused",
+                    _ => "no_answer",
+                },
+            )
+        })
     }))
     .await;
     let mut stored = Vec::with_capacity(taken.len());
@@ -171,11 +187,11 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
     }
 }
 
-fn headers(message: &OutboxMessage) -> HeaderMap {
+fn headers(message: &OutboxMessage, traceparent: Option<String>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", message.message_id.as_str());
     headers.insert("Content-Type", "application/cloudevents+json");
-    if let Some(traceparent) = &message.traceparent {
+    if let Some(traceparent) = &traceparent {
         headers.insert("traceparent", traceparent.as_str());
     }
     headers

@@ -112,6 +112,7 @@ impl Presence {
         store: Store,
         clock: Clock,
         health: Arc<Health>,
+        metrics: Arc<Metrics>,
         breakers: Breakers,
         wake: Arc<Notify>,
         pauses: Pauses,
@@ -130,6 +131,7 @@ impl Presence {
             store,
             clock,
             health,
+            metrics,
             breakers,
             wake,
             pauses,
@@ -161,6 +163,7 @@ impl Presence {
         if self.ingest_paused.send_if_modified(|was| std::mem::replace(was, is_paused) != is_paused) {
             info!(paused = is_paused, "ingest was paused or resumed by an operator");
         }
+        self.metrics.pause("reconcile", pauses.iter().any(|pause| pause.scope == Scope::Reconcile));
         self.pauses.set(pauses);
         self.say(is_paused, now).await
     }

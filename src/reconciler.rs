@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument as _, debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::crash;
@@ -24,12 +24,14 @@ use crate::model::UnixMillis;
 use crate::plan::{self, Account, Plan, Policy, Situation};
 use crate::retry::{Jitter, Reconnect, RetrySchedule};
 use crate::store::{Job, RowWrite, Store, StoreError, TeacherLease, TokenStatus, Written};
-use crate::telemetry::Chain;
+use crate::telemetry::{Chain, trace};
 
 pub mod gateway;
+mod measure;
 mod writer;
 
 pub use gateway::Gateway;
+use measure::Counted;
 use writer::Writer;
 
 /// A calendar is claimed for this long: three times the longest call.
@@ -184,10 +186,11 @@ impl Reconciler {
             if cancel.is_cancelled() || lease.until.since(now) < LEASE_NEEDED_MS {
                 break;
             }
-            match self.step(&lease, job, now).await {
+            match self.step(&lease, job, now).instrument(trace::reconcile(job, now)).await {
                 Ok(Next::GoOn) => {}
                 Ok(Next::LeaveCalendar) => break,
                 Err(error) => {
+                    self.context.gateway.metrics.job(None, "not_recorded");
                     warn!(session_id = %job.row.session, error = %Chain(&error), "not recorded; the row is looked at again");
                     break;
                 }
@@ -206,6 +209,8 @@ impl Reconciler {
         let Plan { row, successor, call } = plan::plan(&situation);
         let Some(call) = call else {
             self.writer.record(RowWrite { token: lease.token, row, successor }).await?;
+            self.context.gateway.metrics.job(None, "success");
+            trace::reconciled(None, "success", None);
             return Ok(Next::GoOn);
         };
         // A plan calls only on a calendar that is connected, for a row that is bound.
@@ -226,13 +231,17 @@ impl Reconciler {
                     let intent = RowWrite { token: lease.token, row: row.clone(), successor: None };
                     if self.writer.begin(intent).await? != Written::Yes {
                         // Something newer is wanted, or the lease is lost: whoever claims the row next plans anew.
+                        self.context.gateway.metrics.job(Some(call.operation()), "superseded");
+                        trace::reconciled(Some(call.operation()), "superseded", None);
                         return Ok(Next::GoOn);
                     }
                 }
                 crash::here("after_intent");
                 let wanted = plan::wanted(&job.session, &row, policy);
                 let session = &job.row.session;
-                self.context.gateway.call(credential, binding, session, &call, wanted.as_ref()).await
+                let attempts = job.row.failure.as_ref().map_or(0, |failure| failure.attempts);
+                let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+                self.context.gateway.call(credential, binding, session, &call, wanted.as_ref(), attempts).await
             }
         };
         crash::here("after_call");
@@ -249,9 +258,13 @@ impl Reconciler {
         let schedule = RetrySchedule::for_start_in(starts_in);
         let delay = |attempt| schedule.delay_ms(attempt, self.context.jitter.next(), None);
         let situation = Situation { row: &row, now, ..situation };
+        let failed = answer.as_ref().err().filter(|error| !is_expected(error.class)).map(|error| error.class.as_str());
         let absorbed = plan::absorb(&situation, &call, answer, &delay);
+        let counts = Counted::of(job, &call, &absorbed.row);
         let write = RowWrite { token: lease.token, row: absorbed.row, successor: absorbed.successor };
-        if self.writer.record(write).await? == Written::No {
+        let written = self.writer.record(write).await?;
+        self.count(job, &call, failed, written, counts);
+        if written == Written::No {
             info!(
                 session_id = %job.row.session,
                 operation = call.operation(),
@@ -274,7 +287,9 @@ impl Reconciler {
         match class {
             Class::CoolDown => {
                 let until = store.cool_down(&lease.teacher, now).await?;
-                warn!(teacher_id = %lease.teacher, until = %until, "Google limits this calendar; its writes pause");
+                self.context.gateway.metrics.cool_downs.inc();
+                // What follows from a failure that is told as such.
+                info!(teacher_id = %lease.teacher, until = %until, "Google limits this calendar; its writes pause");
                 Ok(Next::LeaveCalendar)
             }
             Class::ScopeMissing => {
@@ -304,7 +319,7 @@ impl Reconciler {
     ) -> Result<Next, StoreError> {
         let version = lease.credential.as_ref().map_or(0, |credential| credential.token_version);
         if self.context.store.set_token_status(&lease.teacher, version, status, reason, now).await? {
-            warn!(teacher_id = %lease.teacher, status = status.as_str(), reason, "the teacher's grant does not work");
+            info!(teacher_id = %lease.teacher, status = status.as_str(), reason, "the teacher's grant does not work");
         }
         Ok(Next::LeaveCalendar)
     }
@@ -326,11 +341,14 @@ fn account(lease: &TeacherLease) -> Account {
     })
 }
 
+/// 404, 409, 410 and 412 are answers that the plan expects; the others somebody may want to know of.
+fn is_expected(class: Class) -> bool {
+    matches!(class, Class::NotFound | Class::Deleted | Class::Duplicate | Class::Stale)
+}
+
 fn log_failure(job: &Job, call: &Call, error: &crate::google::error::GoogleError) {
-    // 404, 409, 410 and 412 are answers that the plan expects; the others somebody may want to know of.
-    let is_expected = matches!(error.class, Class::NotFound | Class::Deleted | Class::Duplicate | Class::Stale);
     let attempts = job.row.failure.as_ref().map_or(0, |failure| failure.attempts);
-    if is_expected {
+    if is_expected(error.class) {
         debug!(session_id = %job.row.session, operation = call.operation(), error = %error, "Google said no");
     } else {
         warn!(

@@ -34,6 +34,13 @@ use crate::shutdown::Shutdown;
 use crate::store::{Scope, Store, StoreError};
 use crate::telemetry::{Chain, Metrics};
 
+pub mod notify;
+pub mod probe;
+pub mod pulse;
+
+use notify::Notifier;
+use pulse::Pulses;
+
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
 const REPAIRS_MAX: i64 = 2;
 
@@ -50,6 +57,8 @@ pub struct Service {
     pub health: Arc<Health>,
     /// Tells the reconciler that rows may have become due: for who moves the clock.
     pub wake: Arc<Notify>,
+    /// Whether its loops run.
+    pub pulses: Pulses,
     shutdown: Shutdown,
     tasks: JoinSet<()>,
 }
@@ -59,9 +68,18 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Exit, CommandError> {
     let _telemetry = crate::cli::start_logging(&config)?;
     let shutdown =
         Shutdown::on_signals().map_err(|error| CommandError::failed(format!("cannot listen for signals: {error}")))?;
-    let service = start(config, clock, shutdown).await?;
+    let notifier = Notifier::from_environment(&crate::config::process_environment())
+        .map_err(|error| CommandError::failed(format!("NOTIFY_SOCKET cannot be used: {error}")))?;
+    let service = start(config, clock, shutdown.clone()).await?;
+    let told = notifier.map(|notifier| {
+        let health = service.admin_address.unwrap_or(service.address);
+        tokio::spawn(notifier.run(health, service.pulses.clone(), shutdown))
+    });
     info!(address = %service.address, version = env!("CARGO_PKG_VERSION"), "serving");
     service.ended().await;
+    if let Some(told) = told {
+        told.abort();
+    }
     info!("stopped");
     Ok(Exit::Ok)
 }
@@ -89,7 +107,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
     let store = Store::open_lazily(&config.database).await?;
     store.lock_for_serving()?;
 
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::starting(clock.now()));
     let health = Arc::new(Health::new(Arc::clone(&metrics)));
     let is_prepared = Arc::new(AtomicBool::new(false));
     let pauses = Pauses::default();
@@ -109,6 +127,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
     });
 
     let wake = Arc::new(Notify::new());
+    let pulses = Pulses::default();
     let loops = Loops {
         config,
         google,
@@ -119,10 +138,11 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         health: Arc::clone(&health),
         wake: Arc::clone(&wake),
         pauses,
+        pulses: pulses.clone(),
     };
     let stop = shutdown.clone();
     tasks.spawn(async move { loops.run(is_prepared, stop).await });
-    Ok(Service { address, admin_address, store, health, wake, shutdown, tasks })
+    Ok(Service { address, admin_address, store, health, wake, pulses, shutdown, tasks })
 }
 
 impl Service {
@@ -181,6 +201,7 @@ struct Loops {
     health: Arc<Health>,
     wake: Arc<Notify>,
     pauses: Pauses,
+    pulses: Pulses,
 }
 
 impl Loops {
@@ -202,7 +223,8 @@ impl Loops {
             }
         }
         let mut loops = JoinSet::new();
-        loops.spawn(consumer::run(ConsumerContext {
+        let pulses = self.pulses.clone();
+        let ingest = consumer::run(ConsumerContext {
             nats: self.config.nats.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
@@ -211,20 +233,23 @@ impl Loops {
             paused: presence.ingest_paused(),
             pace: consumer::Pace::default(),
             cancel: shutdown.token(),
-        }));
-        loops.spawn(outbox::run(OutboxContext {
+        });
+        loops.spawn(pulses.watch("consumer", ingest));
+        let relay = outbox::run(OutboxContext {
             nats: self.config.nats.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
             health: Arc::new(OutboxHealth::default()),
             cancel: shutdown.token(),
-        }));
+        });
+        loops.spawn(pulses.watch("outbox", relay));
         let (store, other_wake, cancel) = (self.store.clone(), Arc::clone(&wake), shutdown.token());
         loops.spawn(async move { store.listen(&other_wake, &cancel).await });
         loops.spawn(presence.run(shutdown.token()));
         let caught_up = self.health.caught_up();
         let cancel = shutdown.token();
-        loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });
+        loops.spawn(pulses.watch("reconciler", async move { reconciler.run(wake, caught_up, cancel).await }));
+        pulses.started();
         while let Some(ended) = loops.join_next().await {
             if let Err(error) = ended {
                 error!(%error, "a loop panicked; stopping");
@@ -259,7 +284,8 @@ impl Loops {
         let http = http_client();
         let endpoint =
             TokenEndpoint::new(http.clone(), &google.client_id, &google.client_secret, google.token_uri.clone());
-        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone());
+        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone())
+            .with_metrics(Arc::clone(&self.metrics));
         Reconciler::new(Context {
             store: self.store.clone(),
             gateway: Gateway {
@@ -286,11 +312,16 @@ impl Loops {
 async fn prepare(store: &Store, shutdown: &Shutdown) -> bool {
     let mut reconnect = Reconnect::default();
     let jitter = Jitter::from_system();
+    let mut said = None;
     loop {
         match migrate(store).await {
             Ok(()) => return true,
             Err(error) if error.is_transient() => {
-                warn!(error = %Chain(&error), "waiting for the database");
+                let text = Chain(&error).to_string();
+                if said.as_ref() != Some(&text) {
+                    warn!(error = %text, "waiting for the database; trying again until it is there");
+                }
+                said = Some(text);
             }
             Err(error) => {
                 error!(error = %Chain(&error), "the database cannot be used; stopping");

@@ -26,6 +26,7 @@ mod dead_letters;
 mod documents;
 mod epochs;
 mod idempotency;
+mod gauges;
 mod ingest;
 mod opening;
 mod outbox;
@@ -51,6 +52,7 @@ pub use overview::{BlockedTeacher, Endangered, Overview, PendingSession};
 pub use process::{PROCESS_GONE_AFTER_MS, ProcessRecord};
 pub use requeue::{DeadLetterFilter, Discarded, Requeued};
 pub use retry::{FailedFilter, RetryOutcome};
+pub use gauges::{Gauges, PoolState};
 
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]
@@ -161,6 +163,27 @@ pub enum FoldOutcome {
     DeadLetter(&'static str),
 }
 
+impl FoldOutcome {
+    /// The word in metrics and spans: `applied`, `stale`, `duplicate`, `conflict`, `dead_letter`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Folded(Outcome::Applied) => "applied",
+            Self::Folded(Outcome::Stale) => "stale",
+            Self::Folded(Outcome::Duplicate) => "duplicate",
+            Self::Folded(Outcome::Conflict { .. }) => "conflict",
+            Self::DeadLetter(_) => "dead_letter",
+        }
+    }
+
+    /// The class of a dead letter.
+    pub const fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::DeadLetter(class) => Some(class),
+            Self::Folded(_) => None,
+        }
+    }
+}
+
 /// How far an epoch was read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Position {
@@ -249,8 +272,10 @@ pub struct Job {
     pub row: MeetEvent,
     /// The other rows of the session.
     pub siblings: Vec<Sibling>,
-    /// The publisher's trace context.
+    /// The trace context of the event that the head comes from.
     pub traceparent: Option<String>,
+    /// When the server stored that event.
+    pub published_at: Option<UnixMillis>,
 }
 
 /// A row to be written under a lease.

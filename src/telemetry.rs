@@ -1,11 +1,14 @@
 //! Log lines on standard error, traces to an OTLP collector, and [`metrics`].
 //!
-//! Log lines carry ids and never a token, an address or a link. Exported spans are those at `info` and above that
-//! `RUST_LOG` lets through. Deliberately absent: a span for every HTTP read, which would cost more than the read.
+//! Log lines carry ids and never a token, an address or a link. [`trace`] says which spans there are; they are made only
+//! where `OTEL_EXPORTER_OTLP_ENDPOINT` is set, and `RUST_LOG` has no say in them. The exporter works on a thread of its
+//! own with a bounded queue: a collector that is away or hangs costs spans and nothing else.
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::io::IsTerminal as _;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,13 +17,17 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as 
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData};
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::TelemetryConfig;
 
+mod lines;
 pub mod metrics;
+pub mod scrape;
+pub mod trace;
 
 pub use metrics::Metrics;
 
@@ -62,14 +69,27 @@ impl Drop for TelemetryGuard {
 pub fn init(config: &TelemetryConfig) -> Result<TelemetryGuard, TelemetryError> {
     let filter = EnvFilter::try_new(&config.filter)?;
     let provider = config.otlp_endpoint.as_deref().map(|endpoint| tracer(endpoint, config)).transpose()?;
-    let traces =
-        provider.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("meet-projector")));
+    let traces = provider.as_ref().map(|provider| {
+        opentelemetry::global::set_tracer_provider(provider.clone());
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer(trace::SCOPE))
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_target(false)
+            .with_level(false)
+            .with_filter(
+                filter_fn(|metadata| metadata.target() == trace::TARGET).with_max_level_hint(LevelFilter::INFO),
+            )
+    });
+    // A line never shows spans, so those of `trace` are of no interest here: without an exporter they do not even begin.
+    let is_line = filter_fn(|metadata| metadata.target() != trace::TARGET).with_max_level_hint(LevelFilter::TRACE);
     let lines = if config.json_logs {
-        tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
+        tracing_subscriber::fmt::layer().event_format(lines::Json).with_writer(std::io::stderr).boxed()
     } else {
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed()
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).boxed()
     };
-    tracing_subscriber::registry().with(traces).with(lines).with(filter).try_init()?;
+    tracing_subscriber::registry().with(traces).with(lines.with_filter(filter.and(is_line))).try_init()?;
     Ok(TelemetryGuard(provider))
 }
 
@@ -101,27 +121,46 @@ fn tracer(endpoint: &str, config: &TelemetryConfig) -> Result<SdkTracerProvider,
         .with_service_name(config.service_name.clone())
         .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
         .build();
-    let exporter = OnRuntime { inner: exporter, runtime: tokio::runtime::Handle::current() };
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+    let runtime = tokio::runtime::Handle::current();
+    let exporter = OnRuntime { inner: exporter, runtime, is_failing: AtomicBool::new(false) };
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        // A fold links to each of its events, of which there are at most 256.
+        .with_max_links_per_span(256)
+        .with_resource(resource)
+        .build())
 }
 
-/// Lets an exporter that needs Tokio run on the SDK's own batch thread, which has no runtime: every poll enters ours.
+/// Lets an exporter that needs Tokio run on the SDK's own batch thread, which has no runtime: every poll enters ours. Says
+/// once when spans begin to be lost, and once when they are not any more.
 #[derive(Debug)]
 struct OnRuntime<E> {
     inner: E,
     runtime: tokio::runtime::Handle,
+    is_failing: AtomicBool,
 }
 
 impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanExporter for OnRuntime<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        let spans = batch.len();
         let mut export = pin!(self.inner.export(batch));
-        std::future::poll_fn(|context| {
+        let exported = std::future::poll_fn(|context| {
             let entered = self.runtime.enter();
             let poll: Poll<OTelSdkResult> = export.as_mut().poll(context);
             drop(entered);
             poll
         })
-        .await
+        .await;
+        let was_failing = self.is_failing.swap(exported.is_err(), Ordering::Relaxed);
+        match &exported {
+            // The error may hold the collector's address with a password in it.
+            Err(_) if !was_failing => {
+                tracing::warn!(spans, "traces are not exported: check OTEL_EXPORTER_OTLP_ENDPOINT")
+            }
+            Ok(()) if was_failing => tracing::info!("traces are exported again"),
+            _ => {}
+        }
+        exported
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {

@@ -14,10 +14,12 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCod
 use axum::middleware::Next;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::ApiState;
 use super::problem::Problem;
 use crate::telemetry::metrics::{HttpLabels, RouteLabel};
+use crate::telemetry::trace;
 
 /// No request of ours is larger.
 pub(super) const BODY_BYTES_MAX: u64 = 64 * 1024;
@@ -36,12 +38,21 @@ pub(super) async fn edge(State(state): State<ApiState>, request: Request, next: 
     let route = route(&request);
     let is_head = request.method() == Method::HEAD;
     let waits = request.uri().query().is_some_and(|query| query.contains("wait="));
+    let span = match route {
+        "/livez" | "/readyz" | "/metrics" => tracing::Span::none(),
+        route => {
+            trace::http_server(request.method().as_str(), route, || request.headers().get("traceparent")?.to_str().ok())
+        }
+    };
     let mut response = if content_length(request.headers()).is_some_and(|length| length > BODY_BYTES_MAX) {
         problem_response(Problem::body_too_large(BODY_BYTES_MAX))
     } else {
         let time = if waits { ANSWER + WAIT_MAX } else { ANSWER };
         // A handler that panics has left no lock half-way: see the comments where locks are taken.
-        match tokio::time::timeout(time, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
+        match tokio::time::timeout(time, AssertUnwindSafe(next.run(request)).catch_unwind())
+            .instrument(span.clone())
+            .await
+        {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => problem_response(Problem::internal("a handler panicked")),
             Err(_) => problem_response(Problem::timeout()),
@@ -54,6 +65,7 @@ pub(super) async fn edge(State(state): State<ApiState>, request: Request, next: 
     headers.insert(REQUEST_ID, id);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
+    trace::served(&span, status);
     state.0.metrics.http_requests.get_or_create(&HttpLabels { route, status }).inc();
     if !waits {
         let duration = state.0.metrics.http_request_seconds.get_or_create(&RouteLabel { route });

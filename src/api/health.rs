@@ -104,15 +104,9 @@ fn json_response(status: StatusCode, body: &serde_json::Value) -> Response {
         .into_response()
 }
 
-/// Everything in OpenMetrics; gauges of the database are read now and keep their last value while it is down.
+/// Everything in OpenMetrics; gauges of the database are those of [`crate::telemetry::scrape`].
 pub(super) async fn metrics(State(state): State<ApiState>) -> Response {
-    let now = state.0.clock.now();
-    let counted = tokio::time::timeout(Duration::from_secs(2), async {
-        tokio::try_join!(state.0.store.counts(now), state.0.store.outbox_oldest())
-    });
-    if let Ok(Ok((counts, oldest))) = counted.await {
-        state.0.metrics.set_counts(&counts, oldest, now);
-    }
+    state.0.scraper.refresh(&state.0.store, &state.0.metrics, state.0.clock.now()).await;
     state.0.metrics.http_waits.set(i64::try_from(state.0.waits.count()).unwrap_or(i64::MAX));
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     ([NO_STORE, (header::CONTENT_TYPE, kind)], state.0.metrics.encode()).into_response()

@@ -185,14 +185,24 @@ fn secret_from_file(path: &Path) -> Result<SecretString, String> {
 /// Refuses a secret that other accounts of the machine can read.
 #[cfg(unix)]
 fn refuse_open_file(path: &Path) -> Result<(), String> {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     let metadata = std::fs::metadata(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     let mode = metadata.permissions().mode() & 0o777;
-    let open_to_others = mode & 0o077;
-    if open_to_others == 0 {
+    // Where there is no such folder, the file counts as ours.
+    let us = std::fs::metadata("/proc/self").map_or(metadata.uid(), |process| process.uid());
+    if !is_open(mode, metadata.uid() == us) {
         return Ok(());
     }
     Err(format!("{} is open to other accounts (mode {mode:03o}); run `chmod 600` on it", path.display()))
+}
+
+/// Whether other accounts can read a file of that mode. One that belongs to somebody else and is readable for its group was
+/// given to us in this way: Kubernetes mounts secrets as root's with `fsGroup`, systemd lends credentials by an ACL, whose
+/// mask shows as the group's bits, and so does an administrator with `chgrp`.
+#[cfg(unix)]
+fn is_open(mode: u32, is_ours: bool) -> bool {
+    let private = if is_ours { 0o700 } else { 0o740 };
+    mode & 0o777 & !private != 0
 }
 
 #[cfg(not(unix))]
@@ -213,4 +223,23 @@ fn masked_url(text: &str) -> String {
         url.set_query(Some("***"));
     }
     url.into()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::is_open;
+
+    #[test]
+    fn a_secret_may_be_lent_to_our_group_by_its_owner_only() {
+        for mode in [0o600, 0o400, 0o700] {
+            assert!(!is_open(mode, true) && !is_open(mode, false), "{mode:o}");
+        }
+        for mode in [0o440, 0o640] {
+            assert!(is_open(mode, true), "{mode:o}: ours, and others can read it");
+            assert!(!is_open(mode, false), "{mode:o}: root's, lent to our group");
+        }
+        for mode in [0o644, 0o604, 0o460, 0o450] {
+            assert!(is_open(mode, true) && is_open(mode, false), "{mode:o}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use async_nats::Subject;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::ConsumerContext;
 use crate::crash;
@@ -13,12 +14,14 @@ use crate::model::Place;
 use crate::nats::Connection;
 use crate::store::{EpochRecord, FoldOutcome, FoldReport, Incoming, Refused, StoreError};
 use crate::telemetry::Chain;
+use crate::telemetry::trace::{self, Processing};
 
 /// Messages that are folded in one transaction, each with where to acknowledge it.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) incoming: Vec<Incoming>,
     pub(super) replies: Vec<Subject>,
+    pub(super) spans: Vec<Processing>,
 }
 
 /// How long a transaction that is under way may still take once the session ends.
@@ -51,7 +54,7 @@ impl Committer {
     async fn commit(&self, mut group: Group) {
         let mut failures = 0_u32;
         loop {
-            let error = match self.fold(&group.incoming).await {
+            let error = match self.fold(&group.incoming).instrument(trace::fold(&group.spans)).await {
                 Some(Ok(report)) => return self.committed(&group, report).await,
                 Some(Err(error)) => error,
                 None => return hand_back(&self.connection, &group.replies).await,
@@ -59,8 +62,8 @@ impl Committer {
             let is_refusal = matches!(error, StoreError::Failed { .. });
             if is_refusal && group.incoming.len() > 1 {
                 tracing::warn!(error = %Chain(&error), "the database refused a group; folding its messages one by one");
-                for (incoming, reply) in group.incoming.into_iter().zip(group.replies) {
-                    let alone = Group { incoming: vec![incoming], replies: vec![reply] };
+                for ((incoming, reply), span) in group.incoming.into_iter().zip(group.replies).zip(group.spans) {
+                    let alone = Group { incoming: vec![incoming], replies: vec![reply], spans: vec![span] };
                     Box::pin(self.commit(alone)).await;
                 }
                 return;
@@ -102,6 +105,18 @@ impl Committer {
         crash::here("after_fold");
         let client = &self.connection.client;
         for ((reply, incoming), outcome) in group.replies.iter().zip(&group.incoming).zip(&report.outcomes) {
+            if let Some(class) = outcome.refusal() {
+                let session =
+                    incoming.decoded.as_ref().map_or_else(|refused| refused.session.as_ref(), |e| Some(&e.session));
+                let session = session.map(tracing::field::display);
+                // The reason may quote what was sent; it is for whoever may read dead letters.
+                tracing::warn!(
+                    sequence = incoming.sequence,
+                    class,
+                    session_id = session,
+                    "a message became a dead letter"
+                );
+            }
             let body = match (outcome, &incoming.decoded) {
                 (FoldOutcome::DeadLetter(_), Err(refused)) => term(refused.class, &refused.reason),
                 (FoldOutcome::DeadLetter(class), Ok(_)) => term(class, "see the dead letters of meet-projector"),
@@ -113,6 +128,9 @@ impl Committer {
             }
         }
         crash::here("after_ack");
+        for (span, outcome) in group.spans.iter().zip(&report.outcomes) {
+            span.settled(outcome.word(), outcome.refusal());
+        }
         let shapes = group.incoming.iter().map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
         self.context.health.committed(report.outcomes.iter().zip(shapes), &report.position);
         if report.work_due {

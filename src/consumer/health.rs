@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use crate::event::Shape;
-use crate::model::Epoch;
-use crate::projection::Outcome;
-use crate::store::{FoldOutcome, Position};
+use crate::model::{Epoch, UnixMillis};
+use crate::store::{FoldOutcome, Incoming, Position};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::EventLabels;
 
@@ -45,6 +44,10 @@ pub struct Snapshot {
     pub highest: i64,
     /// Events in the stream that were not received yet, as of the last one received.
     pub lag: u64,
+    /// The highest sequence received in this session.
+    pub received: i64,
+    /// When the oldest message that is known to wait was stored; `None` when none does.
+    pub waiting_since: Option<UnixMillis>,
     /// Messages committed, by outcome: `applied`, `stale`, `duplicate`, `conflict`, `dead_letter`.
     pub outcomes: BTreeMap<&'static str, u64>,
     /// Messages committed, by shape: `structured`, `binary`, `nest`, `bare`, `unknown`.
@@ -87,6 +90,7 @@ impl Health {
     }
 
     pub(super) fn connected(&self, connected: bool) {
+        self.metrics.nats_connected.set(i64::from(connected));
         self.lock().connected = connected;
     }
 
@@ -94,14 +98,20 @@ impl Health {
         let mut state = self.lock();
         state.last_error = Some(error.to_owned());
         state.blocked = None;
+        self.metrics.ingest_blocked.set(0);
     }
 
     pub(super) fn blocked(&self, why: &str) {
+        self.metrics.ingest_blocked.set(1);
         self.lock().blocked = Some(why.to_owned());
     }
 
     pub(super) fn stands_still(&self, stands_still: bool) {
         self.lock().stands_still = stands_still;
+    }
+
+    pub(super) fn paused(&self, is_paused: bool) {
+        self.metrics.pause("ingest", is_paused);
     }
 
     pub(super) fn forbidden(&self, forbidden: Option<String>) {
@@ -125,12 +135,22 @@ impl Health {
         state.blocked = None;
         state.last_error = None;
         state.lag = u64::try_from(head - position.contiguous).unwrap_or(0);
+        state.received = position.highest;
+        let since = position.highest_stored_at.filter(|_| state.lag > 0);
+        self.waiting(&mut state, since);
+        self.metrics.ingest_blocked.set(0);
+        self.metrics.lag_messages.set(i64::try_from(state.lag).unwrap_or(i64::MAX));
         self.moved(state, position);
     }
 
     /// The position is this now.
     pub(super) fn position(&self, position: &Position) {
         self.moved(self.lock(), position);
+    }
+
+    fn waiting(&self, state: &mut Snapshot, since: Option<UnixMillis>) {
+        state.waiting_since = since;
+        self.metrics.waiting(since);
     }
 
     fn moved(&self, mut state: MutexGuard<'_, Snapshot>, position: &Position) {
@@ -142,12 +162,15 @@ impl Health {
     }
 
     /// A group was received: `lag` more wait, `redelivered` of it had been delivered before.
-    pub(super) fn received(&self, lag: u64, redelivered: u64) {
+    pub(super) fn received(&self, lag: u64, redelivered: u64, group: &[Incoming]) {
         self.metrics.lag_messages.set(i64::try_from(lag).unwrap_or(i64::MAX));
         self.metrics.redeliveries.inc_by(redelivered);
         let mut state = self.lock();
         state.lag = lag;
         state.redelivered += redelivered;
+        state.received = group.iter().map(|incoming| incoming.sequence).max().unwrap_or(0).max(state.received);
+        let since = state.waiting_since.or_else(|| group.first().map(|incoming| incoming.stored_at));
+        self.waiting(&mut state, since);
     }
 
     /// A group was committed: what became of each message, and the shape of those that could be read.
@@ -159,17 +182,14 @@ impl Health {
         let mut state = self.lock();
         state.groups += 1;
         state.last_error = None;
+        // The next message is taken to be as old as the last one: a little too much, until it is received.
+        let is_more = state.lag > 0 || state.received > position.highest;
+        self.waiting(&mut state, position.highest_stored_at.filter(|_| is_more));
         for (outcome, shape) in messages {
-            let outcome = match outcome {
-                FoldOutcome::Folded(Outcome::Applied) => "applied",
-                FoldOutcome::Folded(Outcome::Stale) => "stale",
-                FoldOutcome::Folded(Outcome::Duplicate) => "duplicate",
-                FoldOutcome::Folded(Outcome::Conflict { .. }) => "conflict",
-                FoldOutcome::DeadLetter(class) => {
-                    *state.dead_letters.entry(class).or_default() += 1;
-                    "dead_letter"
-                }
-            };
+            if let Some(class) = outcome.refusal() {
+                *state.dead_letters.entry(class).or_default() += 1;
+            }
+            let outcome = outcome.word();
             *state.outcomes.entry(outcome).or_default() += 1;
             let shape = match shape {
                 Some(Shape::Structured) => "structured",
@@ -186,5 +206,68 @@ impl Health {
 
     fn lock(&self) -> MutexGuard<'_, Snapshot> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{RawMessage, Refused};
+
+    fn incoming(sequence: i64, stored_at: i64) -> Incoming {
+        let raw = RawMessage { subject: String::new(), headers: Vec::new(), payload: bytes::Bytes::new() };
+        let refused = Refused { class: "not_json", reason: String::new(), session: None };
+        let stored_at = UnixMillis::new(stored_at);
+        Incoming { sequence, stored_at, fingerprint: String::new(), raw, decoded: Err(refused) }
+    }
+
+    fn position(highest: i64, stored_at: i64) -> Position {
+        let highest_stored_at = Some(UnixMillis::new(stored_at));
+        Position { contiguous: highest, highest, highest_stored_at, highest_fingerprint: None }
+    }
+
+    fn sample(metrics: &Metrics, name: &str) -> String {
+        let text = metrics.encode();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("meet_projector_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).to_owned()
+    }
+
+    #[test]
+    fn lag_is_the_age_of_the_oldest_message_that_waits() {
+        let metrics = Arc::new(Metrics::new());
+        let health = Health::new(Arc::clone(&metrics));
+        let lag = |at: i64| {
+            metrics.age(UnixMillis::new(at));
+            sample(&metrics, "lag_seconds")
+        };
+        health.begin(Epoch(1), 0, &Position::default());
+        assert_eq!(lag(99_000), "0.0");
+
+        // Two groups are received before the first is committed.
+        health.received(2, 1, &[incoming(1, 1_000), incoming(2, 2_000)]);
+        assert_eq!((lag(11_000), sample(&metrics, "lag_messages")), ("10.0".into(), "2".into()));
+        health.received(0, 2, &[incoming(3, 5_000), incoming(4, 6_000)]);
+        assert_eq!(sample(&metrics, "redeliveries_total"), "3");
+        health.committed(std::iter::empty(), &position(2, 2_000));
+        assert_eq!(lag(11_000), "9.0", "the second group waits, for not longer than since the last one of the first");
+        health.committed(std::iter::empty(), &position(4, 6_000));
+        assert_eq!(lag(11_000), "0.0");
+
+        // What was on the stream when it began counts, too.
+        health.begin(Epoch(1), 9, &position(4, 6_000));
+        assert_eq!((lag(11_000), sample(&metrics, "lag_messages")), ("5.0".into(), "5".into()));
+    }
+
+    #[test]
+    fn a_question_and_a_pause_are_shown() {
+        let metrics = Arc::new(Metrics::new());
+        let health = Health::new(Arc::clone(&metrics));
+        health.blocked("another stream");
+        health.paused(true);
+        let paused = "paused{part=\"ingest\"}";
+        assert_eq!((sample(&metrics, "ingest_blocked"), sample(&metrics, paused)), ("1".into(), "1".into()));
+        health.paused(false);
+        health.begin(Epoch(1), 0, &Position::default());
+        assert_eq!((sample(&metrics, "ingest_blocked"), sample(&metrics, paused)), ("0".into(), "0".into()));
     }
 }

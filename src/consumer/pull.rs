@@ -29,6 +29,7 @@ use crate::nats::direct::pairs;
 use crate::nats::epoch::fingerprint;
 use crate::nats::epoch::sight::{Standing, settle};
 use crate::store::{EpochRecord, Incoming, RawMessage, Refused};
+use crate::telemetry::trace::Processing;
 
 /// Messages of one request, and at most of one group: SQLite reaches the server's rate in groups of 256.
 const BATCH: usize = 256;
@@ -73,7 +74,7 @@ pub(super) struct Session<'a> {
     ready: bool,
     linger_until: Instant,
     /// A suspect that waits for the group before it to go on.
-    suspect: Option<(Incoming, Subject)>,
+    suspect: Option<(Incoming, Subject, Processing)>,
     lag: u64,
     redelivered: u64,
     /// Messages of the subscription so far, answers to requests included.
@@ -241,11 +242,13 @@ impl<'a> Session<'a> {
         }
         self.lag = delivery.pending;
         self.redelivered += u64::from(delivery.deliveries > 1);
-        let incoming = read(message, delivery, &self.record);
+        let span = Processing::begin();
+        let mut incoming = read(message, delivery, &self.record);
+        span.decoded(&mut incoming, &self.record, &self.work.context.nats.subjects);
         if delivery.deliveries >= SUSPECT_DELIVERIES {
             self.ready = true;
             if !self.group.incoming.is_empty() {
-                self.suspect = Some((incoming, reply));
+                self.suspect = Some((incoming, reply, span));
                 return Ok(());
             }
         } else if self.group.incoming.is_empty() {
@@ -253,6 +256,7 @@ impl<'a> Session<'a> {
         }
         self.group.incoming.push(incoming);
         self.group.replies.push(reply);
+        self.group.spans.push(span);
         self.ready |= delivery.pending == 0 || self.group.incoming.len() == BATCH;
         Ok(())
     }
@@ -287,12 +291,13 @@ impl<'a> Session<'a> {
     fn next_group(&mut self) -> Group {
         let group = std::mem::take(&mut self.group);
         self.ready = false;
-        if let Some((incoming, reply)) = self.suspect.take() {
+        if let Some((incoming, reply, span)) = self.suspect.take() {
             self.group.incoming.push(incoming);
             self.group.replies.push(reply);
+            self.group.spans.push(span);
             self.ready = true;
         }
-        self.work.context.health.received(self.lag, std::mem::take(&mut self.redelivered));
+        self.work.context.health.received(self.lag, std::mem::take(&mut self.redelivered), &group.incoming);
         group
     }
 
@@ -305,7 +310,7 @@ impl<'a> Session<'a> {
     async fn hand_back(self, mut subscriber: Subscriber, is_connected: bool) {
         let connection = &self.work.connection;
         let mut replies = self.group.replies;
-        replies.extend(self.suspect.map(|(_, reply)| reply));
+        replies.extend(self.suspect.map(|(_, reply, _)| reply));
         let coming = self.pulls.iter().map(|pull| pull.remaining + 1).sum::<usize>() + 1;
         let ended = if is_connected {
             let mark = format!("{}.end", self.inbox);

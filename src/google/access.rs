@@ -16,13 +16,14 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq as _;
 use tokio::time::Instant;
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Change};
 use super::error::{Class, GoogleError};
 use super::oauth::{TokenEndpoint, TokenGrant, covers_calendar};
 use crate::clock::Clock;
 use crate::credential::{KeyRing, Slot};
 use crate::model::{GoogleSub, TeacherId, UnixMillis};
 use crate::store::{Credential, RefreshTurn, RefreshedToken, Store, StoreError, TokenStatus};
+use crate::telemetry::Metrics;
 
 /// A token is refreshed when it has less than this left, so that none ends during a call; of short-lived ones a
 /// quarter.
@@ -126,6 +127,7 @@ pub struct AccessTokens {
     keys: Arc<KeyRing>,
     clock: Clock,
     breaker: Breaker,
+    metrics: Arc<Metrics>,
     cache: Mutex<HashMap<TeacherId, Cached>>,
     /// A lock per teacher that is being refreshed; entries go when nobody waits.
     refreshing: Mutex<HashMap<TeacherId, Arc<tokio::sync::Mutex<()>>>>,
@@ -140,9 +142,16 @@ impl AccessTokens {
             keys,
             clock,
             breaker: Breaker::default(),
+            metrics: Arc::default(),
             cache: Mutex::default(),
             refreshing: Mutex::default(),
         }
+    }
+
+    /// Counts refreshes there.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
     }
 
     /// The breaker of the token endpoint, for status and alerts.
@@ -290,8 +299,11 @@ impl AccessTokens {
             .keys
             .open(Slot::refresh_token(teacher, account), sealed)
             .map_err(|error| ours(format!("token: {error}")))?;
+        let begun = Instant::now();
         let outcome = self.endpoint.refresh(&refresh_token).await;
+        self.metrics.token_refresh(outcome.as_ref().err(), begun.elapsed());
         if let Some(change) = self.breaker.record(outcome.as_ref().err(), self.clock.now()) {
+            self.metrics.breaker("token", change == Change::Opened);
             tracing::warn!(?change, "breaker of the token endpoint");
         }
         let grant = outcome?;

@@ -14,6 +14,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, Header
 use secrecy::zeroize::Zeroize;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 use url::Url;
 
 use super::error::{Class, GoogleError, classify};
@@ -21,6 +22,7 @@ use super::{Answer, Call, RemoteEvent, RemoteStatus, Wanted};
 use crate::config::SendUpdates;
 use crate::model::{EventId, SessionId};
 use crate::plan::Code;
+use crate::telemetry::trace;
 
 mod event;
 mod guests;
@@ -319,6 +321,12 @@ impl Session<'_> {
         let is_write = method != Method::GET;
         let is_delete = method == Method::DELETE;
         let is_conditional_get = matches!(&condition, Some((name, _)) if name == IF_NONE_MATCH);
+        let template = if url.path().ends_with("/events") {
+            "/calendars/{calendarId}/events"
+        } else {
+            "/calendars/{calendarId}/events/{eventId}"
+        };
+        let span = trace::http_client(&method, url.host_str(), url.port_or_known_default(), template);
         let mut request = self
             .http
             .request(method, url)
@@ -331,7 +339,9 @@ impl Session<'_> {
             request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).body(body);
         }
         let no_answer = |error: &reqwest::Error| GoogleError::no_answer(self.operation, is_write, error);
-        let mut response = request.send().await.map_err(|error| no_answer(&error))?;
+        let sent = request.send().instrument(span.clone()).await;
+        trace::answered(&span, sent.as_ref().ok().map(|response| response.status().as_u16()), "no_answer");
+        let mut response = sent.map_err(|error| no_answer(&error))?;
         let status = response.status().as_u16();
         let headers = std::mem::take(response.headers_mut());
         match status {

@@ -17,9 +17,11 @@ use oauth2::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
 use url::Url;
 
 use super::error::{Class, GoogleError, classify_token};
+use crate::telemetry::trace;
 
 /// Longest time for one request to the token endpoint.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -138,10 +140,13 @@ impl TokenEndpoint {
 /// Sends one request of `oauth2`'s with our client. Anything but 200 is an error here already.
 async fn exchange(http: reqwest::Client, url: Url, request: HttpRequest) -> Result<HttpResponse, GoogleError> {
     let (parts, body) = request.into_parts();
+    let span = trace::http_client(&parts.method, url.host_str(), url.port_or_known_default(), "/token");
     let builder = http.request(parts.method, url).timeout(TIMEOUT).headers(parts.headers).body(body);
     // A lost answer costs nothing: the old refresh token stays good.
     let no_answer = |error: reqwest::Error| GoogleError::no_answer("token", false, &error);
-    let mut response = builder.send().await.map_err(no_answer)?;
+    let sent = builder.send().instrument(span.clone()).await;
+    trace::answered(&span, sent.as_ref().ok().map(|response| response.status().as_u16()), "no_answer");
+    let mut response = sent.map_err(no_answer)?;
     let status = response.status();
     let headers = std::mem::take(response.headers_mut());
     let mut body = Vec::new();

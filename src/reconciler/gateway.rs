@@ -13,7 +13,7 @@ use crate::google::{Answer, Call, Wanted};
 use crate::model::{SessionId, TeacherId};
 use crate::plan::Binding;
 use crate::store::Credential;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, trace};
 
 /// What stands between a plan and Google.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Gateway {
         Some(self.breaker.admit(now).map(|()| admission).map_err(|open| open.as_error(now)))
     }
 
-    /// Makes the call; a refused access token is refreshed and the same call made once more.
+    /// Makes the call; a refused access token is refreshed and the same call made once more. `attempts` failed before.
     pub async fn call(
         &self,
         credential: &Credential,
@@ -54,18 +54,23 @@ impl Gateway {
         session: &SessionId,
         call: &Call,
         wanted: Option<&Wanted>,
+        attempts: u32,
     ) -> Result<Answer, GoogleError> {
         let target = Target { calendar: &binding.calendar, event_id: &binding.event_id, session };
         let begun = Instant::now();
         let left = || CALL_TIMEOUT.saturating_sub(begun.elapsed());
         let token = self.access.token(credential, None).await.map_err(AccessError::into_google)?;
-        let mut answer = self.calendar.call(&token, target, call, wanted, left()).await;
+        let mut answer = trace::resent(attempts, self.calendar.call(&token, target, call, wanted, left())).await;
         if answer.as_ref().is_err_and(|error| error.class == Class::Unauthorized) {
             let token = self.access.token(credential, Some(&token)).await.map_err(AccessError::into_google)?;
-            answer = self.calendar.call(&token, target, call, wanted, left()).await;
+            answer = trace::resent(attempts + 1, self.calendar.call(&token, target, call, wanted, left())).await;
         }
         self.metrics.google_request(call.operation(), answer.as_ref().err(), begun.elapsed());
-        match self.breaker.record(answer.as_ref().err(), self.clock.now()) {
+        let change = self.breaker.record(answer.as_ref().err(), self.clock.now());
+        if let Some(change) = change {
+            self.metrics.breaker("calendar", change == Change::Opened);
+        }
+        match change {
             Some(Change::Opened) => tracing::error!(
                 error = %answer.as_ref().err().map(ToString::to_string).unwrap_or_default(),
                 "Google refuses this installation's project: all calls pause but one a minute. Check GOOGLE_CLIENT_ID, \

@@ -184,6 +184,7 @@ async fn due_jobs(
             row: row.clone(),
             siblings,
             traceparent: entry.traceparent.clone(),
+            published_at: entry.published_at,
         });
     }
     Ok(jobs)

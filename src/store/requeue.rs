@@ -207,7 +207,7 @@ fn fold_letter(
 ) -> Requeued {
     let wanted = |working: &Working| working.get(&event.session).map(|entry| entry.session.desired_hash());
     let before = wanted(working);
-    let outcome = fold_one(working, event, letter.place);
+    let outcome = fold_one(working, event, letter.place, letter.at);
     let head = working.get(&event.session).map(|entry| entry.session.head.stamp).expect("it was folded a line above");
     let calls = if before == wanted(working) { 0 } else { CALLS_OF_A_CHANGE };
     match outcome {

@@ -41,6 +41,7 @@ columns! {
         url: Option<&'a str> => text,
         desired_hash: &'a str => text,
         traceparent: Option<&'a str> => text,
+        published_at_ms: Option<i64> => bigint,
         meet_status: &'static str => text,
         document: &'a str => text,
         document_revision: i64 => bigint,
@@ -145,7 +146,7 @@ pub(super) fn list_start(document: &Document) -> i64 {
 pub(super) fn session_columns<'a>(
     session: &'a Session,
     desired_hash: &'a str,
-    traceparent: Option<&'a str>,
+    (traceparent, published_at): (Option<&'a str>, Option<UnixMillis>),
     document: &Document,
     kept: &'a KeptDocument,
 ) -> SessionColumns<'a> {
@@ -172,6 +173,7 @@ pub(super) fn session_columns<'a>(
         url: details.and_then(|details| details.url.as_deref()),
         desired_hash,
         traceparent,
+        published_at_ms: published_at.map(UnixMillis::get),
         meet_status: document.meet_status.as_str(),
         document: &kept.json,
         document_revision: kept.revision,

@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) session: Session,
     /// The publisher's trace context of the head.
     pub(super) traceparent: Option<String>,
+    /// When the server stored the event of the head.
+    pub(super) published_at: Option<UnixMillis>,
     /// All rows, by ordinal. Changed only through [`Entry::put_row`].
     pub(super) rows: Vec<MeetEvent>,
     /// What the database knows to be wanted at Google; `None` for a session it does not know.
@@ -84,6 +86,7 @@ impl Working {
             let session = read_session(&row)?;
             let entry = Entry {
                 traceparent: row.get("traceparent")?,
+                published_at: row.time("published_at_ms")?,
                 rows: Vec::new(),
                 desired_hash: Some(row.get("desired_hash")?),
                 document: Some(read_document(&row)?),
@@ -124,12 +127,14 @@ impl Working {
         Some(entry)
     }
 
-    /// Replaces the folded state of a session. `traceparent` is that of the event the head comes from.
-    pub(super) fn put(&mut self, session: Session, traceparent: Option<String>) {
+    /// Replaces the folded state of a session. `traceparent` and `published_at` are those of the event the head comes
+    /// from.
+    pub(super) fn put(&mut self, session: Session, traceparent: Option<String>, published_at: Option<UnixMillis>) {
         self.touched.push(session.id.clone());
         if let Some(entry) = self.entries.get_mut(&session.id) {
             entry.session = session;
             entry.traceparent = traceparent;
+            entry.published_at = published_at;
             entry.is_session_changed = true;
             return;
         }
@@ -137,6 +142,7 @@ impl Working {
         let entry = Entry {
             session,
             traceparent,
+            published_at,
             rows: Vec::new(),
             desired_hash: None,
             document: None,
@@ -181,8 +187,8 @@ impl Working {
             let kept = changed.as_ref().or(entry.document.as_ref()).expect("a new session has a new document");
             if entry.is_session_changed {
                 let hash = entry.desired_hash.as_deref().expect("set above for every changed session");
-                let traceparent = entry.traceparent.as_deref();
-                sessions.push(session_columns(&entry.session, hash, traceparent, document, kept));
+                let origin = (entry.traceparent.as_deref(), entry.published_at);
+                sessions.push(session_columns(&entry.session, hash, origin, document, kept));
             } else if changed.is_some() {
                 documents.push(DocumentColumns {
                     session_id: id.as_str(),

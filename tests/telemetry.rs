@@ -1,0 +1,8 @@
+//! What the service says of itself: traces at a collector, log lines, metrics, and what it tells systemd.
+
+mod collector;
+mod logs;
+mod metrics;
+mod notify;
+mod served;
+mod traces;
