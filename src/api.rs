@@ -1,6 +1,7 @@
 //! The read API: what WordPress, the NestJS backend and people see.
 //!
-//! [`meet`] answers from the store, or from [`cache`] where that is allowed; [`auth`] says who asks, [`edge`] is what
+//! [`meet`] answers from the store, or from [`cache`] where that is allowed, and [`teachers`] of the teachers' connections;
+//! [`auth`] says who asks, [`edge`] is what
 //! every request passes, [`problem`] is every answer that is not a success, [`health`] is for whoever runs us.
 //! Deliberately absent: calls to Google, writes to a session, CORS.
 
@@ -28,15 +29,25 @@ pub mod health;
 mod meet;
 pub mod problem;
 mod query;
+mod teachers;
 mod wait;
 
 pub use health::{Check, Readiness};
+pub(crate) use teachers::wire as teacher_document;
 
 /// Requests under way get this long after the service was asked to drain. Kubernetes kills after 30 s.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Every route, as the labels of metrics know them.
-const ROUTES: [&str; 5] = ["/api/google/meet/{sessionId}", "/api/google/meet", "/livez", "/readyz", "/metrics"];
+const ROUTES: [&str; 7] = [
+    "/api/google/meet/{sessionId}",
+    "/api/google/meet",
+    "/api/google/status/{teacherId}",
+    "/api/google/teachers",
+    "/livez",
+    "/readyz",
+    "/metrics",
+];
 
 /// What the API works with.
 #[derive(Debug)]
@@ -110,7 +121,11 @@ pub fn admin_router(state: ApiState) -> Router {
 }
 
 fn api_routes() -> Router<ApiState> {
-    Router::new().route("/api/google/meet/{sessionId}", get(meet::one)).route("/api/google/meet", get(meet::many))
+    Router::new()
+        .route("/api/google/meet/{sessionId}", get(meet::one))
+        .route("/api/google/meet", get(meet::many))
+        .route("/api/google/status/{teacherId}", get(teachers::one))
+        .route("/api/google/teachers", get(teachers::many))
 }
 
 fn health_routes() -> Router<ApiState> {

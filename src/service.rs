@@ -25,9 +25,11 @@ use crate::google::breaker::Breaker;
 use crate::google::calendar::{CalendarClient, http_client};
 use crate::google::limits::Limits;
 use crate::google::oauth::TokenEndpoint;
+use crate::notices::{self, NoticeContext, Webhook};
 use crate::outbox::{self, OutboxContext, OutboxHealth};
 use crate::plan::Policy;
 use crate::reconciler::{Context, Gateway, Reconciler};
+use crate::refresh::{self, RefreshContext};
 use crate::retry::{Jitter, Reconnect};
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
@@ -183,7 +185,10 @@ impl Loops {
         is_prepared.store(true, Ordering::Release);
 
         let wake = Arc::clone(&self.wake);
-        let reconciler = self.reconciler();
+        let http = http_client();
+        let access = self.access(&http);
+        let calendar_breaker = Breaker::default();
+        let reconciler = self.reconciler(&http, &access, &calendar_breaker);
         let mut loops = JoinSet::new();
         loops.spawn(consumer::run(ConsumerContext {
             nats: self.config.nats.clone(),
@@ -203,6 +208,23 @@ impl Loops {
             cancel: shutdown.token(),
         }));
         let caught_up = self.health.caught_up();
+        let context = RefreshContext {
+            store: self.store.clone(),
+            access: Arc::clone(&access),
+            clock: self.clock.clone(),
+            jitter: Jitter::from_system(),
+        };
+        loops.spawn(refresh::run(context, shutdown.token()));
+        let context = NoticeContext {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            webhook: self.config.http.ops_webhook_url.clone().map(|url| Webhook::new(http.clone(), url)),
+            calendar_breaker,
+            token_breaker: access.breaker().clone(),
+            caught_up: caught_up.clone(),
+            jitter: Jitter::from_system(),
+        };
+        loops.spawn(notices::run(context, shutdown.token()));
         let cancel = shutdown.token();
         loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });
         while let Some(ended) = loops.join_next().await {
@@ -213,19 +235,23 @@ impl Loops {
         }
     }
 
-    fn reconciler(&self) -> Reconciler {
+    /// Access tokens, for whoever calls Google.
+    fn access(&self, http: &reqwest::Client) -> Arc<AccessTokens> {
         let google = &self.google;
-        let http = http_client();
         let endpoint =
             TokenEndpoint::new(http.clone(), &google.client_id, &google.client_secret, google.token_uri.clone());
-        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone());
+        Arc::new(AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone()))
+    }
+
+    fn reconciler(&self, http: &reqwest::Client, access: &Arc<AccessTokens>, breaker: &Breaker) -> Reconciler {
+        let google = &self.google;
         Reconciler::new(Context {
             store: self.store.clone(),
             gateway: Gateway {
-                calendar: CalendarClient::new(http, google.calendar_api_root.clone(), google.send_updates),
-                access: Arc::new(access),
+                calendar: CalendarClient::new(http.clone(), google.calendar_api_root.clone(), google.send_updates),
+                access: Arc::clone(access),
                 limits: Limits::new(google.rate_per_teacher, google.rate_per_project, google.max_in_flight),
-                breaker: Breaker::default(),
+                breaker: breaker.clone(),
                 clock: self.clock.clone(),
                 metrics: Arc::clone(&self.metrics),
             },

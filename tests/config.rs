@@ -168,7 +168,7 @@ fn a_secret_file_must_be_readable_private_not_empty_and_alone() {
     environment.remove("GOOGLE_ENCRYPTION_KEY");
     environment.extend([
         ("GOOGLE_CLIENT_SECRET_FILE".to_owned(), secret("both", "x", 0o600)),
-        ("GOOGLE_ENCRYPTION_KEY_FILE".to_owned(), secret("open", KEY, 0o644)),
+        ("GOOGLE_ENCRYPTION_KEY_FILE".to_owned(), secret("open", KEY, 0o646)),
         ("JWT_HS256_SECRET_FILE".to_owned(), secret("empty", "\n", 0o600)),
         ("NATS_URL_FILE".to_owned(), folder.path().join("missing").to_str().unwrap().to_owned()),
     ]);
@@ -176,7 +176,7 @@ fn a_secret_file_must_be_readable_private_not_empty_and_alone() {
     insta::assert_snapshot!(text, @r"
     4 mistakes in the configuration:
       GOOGLE_CLIENT_SECRET: GOOGLE_CLIENT_SECRET_FILE is set too; keep one of them
-      GOOGLE_ENCRYPTION_KEY_FILE: [folder]/open is open to other accounts (mode 644); run `chmod 600` on it
+      GOOGLE_ENCRYPTION_KEY_FILE: [folder]/open is open to other accounts (mode 646); run `chmod 600` on it, or let it belong to root and be writable by nobody else
       JWT_HS256_SECRET_FILE: [folder]/empty is empty
       NATS_URL_FILE: [folder]/missing cannot be read: No such file or directory (os error 2)
     ");
