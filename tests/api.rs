@@ -4,4 +4,5 @@ mod fixture;
 mod health;
 mod lists;
 mod one;
+mod teachers;
 mod tokens;

@@ -15,3 +15,4 @@ mod nats;
 mod schemas;
 mod store;
 mod stories;
+mod teachers;

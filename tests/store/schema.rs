@@ -57,8 +57,8 @@ pub async fn several_processes_may_migrate_at_once(kind: Kind) {
     for _ in 0..8 {
         handles.push(fresh.another().await);
     }
-    let migrations = handles.iter().map(|store| async { store.migrate().await.unwrap().len() });
-    let applied: usize = futures_util::future::join_all(migrations).await.into_iter().sum();
+    let runs = handles.iter().map(|store| async { store.migrate().await.unwrap().len() });
+    let applied: usize = futures_util::future::join_all(runs).await.into_iter().sum();
     assert_eq!(applied, migrations().len(), "each migration was applied by one of them");
     fresh.store.check_schema().await.unwrap();
 }
