@@ -267,9 +267,7 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
             let keys = key_ring(&Config::load(&environment, Need::Google)?)?;
             keys::run(&command, &migrated(&environment).await?, &keys, &clock, output, out).await
         }
-        Command::Teacher(command) => {
-            teacher::run(&command, &migrated(&environment).await?, &clock, output, out).await
-        }
+        Command::Teacher(command) => teacher::run(&command, &migrated(&environment).await?, &clock, output, out).await,
         Command::Token(action) => {
             let store = migrated(&environment).await?;
             token::run(&action, &store, &clock, output == Output::Json, out, &mut io::stderr())
@@ -314,8 +312,7 @@ async fn migrated(environment: &BTreeMap<String, String>) -> Result<Store, Comma
 
 /// Starts logging for a long-running command.
 pub(crate) fn start_logging(config: &Config) -> Result<TelemetryGuard, CommandError> {
-    let guard =
-        telemetry::init(&config.telemetry).map_err(|error| CommandError::configuration(error.to_string()))?;
+    let guard = telemetry::init(&config.telemetry).map_err(|error| CommandError::configuration(error.to_string()))?;
     for note in &config.notes {
         tracing::warn!("{note}");
     }

@@ -182,6 +182,28 @@ fn a_secret_file_must_be_readable_private_not_empty_and_alone() {
     ");
 }
 
+/// As Kubernetes mounts secrets: mode 644, root's. Somebody else's file of that mode is refused.
+#[test]
+fn what_root_publishes_is_taken_with_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_secret(&folder.path().join("secret"), "from-file\n", 0o644);
+    let mut environment = complete();
+    environment.remove("GOOGLE_CLIENT_SECRET");
+    environment.insert("GOOGLE_CLIENT_SECRET_FILE".into(), path.clone());
+    let is_roots = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&path).unwrap()) == 0;
+    match Config::load(&environment, Need::Serve) {
+        Ok(config) => {
+            assert!(is_roots);
+            assert_eq!(config.google.unwrap().client_secret.expose_secret(), "from-file");
+            assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
+            assert!(config.notes[0].starts_with("GOOGLE_CLIENT_SECRET_FILE: ") && config.notes[0].contains("mode 644"));
+            let (code, text) = printed(&environment, ConfigAction::Check, false);
+            assert!(code == 0 && text.contains("note: GOOGLE_CLIENT_SECRET_FILE"), "{text}");
+        }
+        Err(errors) => assert!(!is_roots && errors.to_string().contains("mode 644"), "{errors}"),
+    }
+}
+
 #[test]
 fn google_may_be_http_on_a_loopback_host_only() {
     for good in ["http://127.0.0.1:9/x", "http://localhost:9/x", "http://[::1]:9/x", "http://fake.localhost/x"] {

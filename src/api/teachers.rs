@@ -44,8 +44,8 @@ pub(super) async fn one(State(state): State<ApiState>, request: Request) -> Resu
     let (parts, _) = request.into_parts();
     let principal = state.0.auth.principal(&parts.headers).await?;
     let segment = parts.uri.path().strip_prefix(PREFIX).unwrap_or_default();
-    let id = decode_segment(segment)
-        .ok_or_else(|| Problem::invalid_parameter("teacherId: its escapes do not give text"))?;
+    let id =
+        decode_segment(segment).ok_or_else(|| Problem::invalid_parameter("teacherId: its escapes do not give text"))?;
     let id = TeacherId::parse(id).map_err(|invalid| Problem::invalid_parameter(format!("teacherId: {invalid}")))?;
     principal.require_reader_of(&id)?;
     Parameters::parse(parts.uri.query(), &[])?;

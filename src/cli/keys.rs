@@ -46,7 +46,8 @@ pub async fn run(
             let mut bar = Bar::new(output);
             let outcome = rotate(store, keys, clock, &mut |seen, total| bar.draw(seen, total)).await;
             bar.end();
-            let rotation = outcome.map_err(|error| CommandError::of(&error, if error.is_unreachable() { 4 } else { 5 }))?;
+            let rotation =
+                outcome.map_err(|error| CommandError::of(&error, if error.is_unreachable() { 4 } else { 5 }))?;
             match output {
                 Output::Json => print::json(out, &rotated(&rotation, keys))?,
                 Output::Human => write!(out, "{}", proof(&rotation, keys))?,

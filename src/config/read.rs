@@ -52,8 +52,7 @@ impl Reader {
     /// Gathers the value of every known variable. An empty one counts as unset, as compose files produce it from
     /// `${NAME:-}`.
     pub(super) fn new(environment: &BTreeMap<String, String>) -> Self {
-        let mut reader =
-            Self { values: BTreeMap::new(), mistakes: unknown_names(environment), notes: Vec::new() };
+        let mut reader = Self { values: BTreeMap::new(), mistakes: unknown_names(environment), notes: Vec::new() };
         let set = |name: &str| environment.get(name).map(String::as_str).filter(|value| !value.trim().is_empty());
         for variable in VARIABLES {
             let file_name = format!("{}_FILE", variable.name);
@@ -236,10 +235,13 @@ enum Access {
 
 #[cfg(unix)]
 fn access(owner: u32, mode: u32) -> Access {
-    match (owner, mode) {
-        (_, mode) if mode & 0o077 == 0 => Access::Private,
-        (0, mode) if mode & 0o022 == 0 => Access::Published,
-        _ => Access::Open,
+    let (of_others, writable_by_others) = (mode & 0o077, mode & 0o022);
+    if of_others == 0 {
+        Access::Private
+    } else if owner == 0 && writable_by_others == 0 {
+        Access::Published
+    } else {
+        Access::Open
     }
 }
 

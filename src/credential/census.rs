@@ -50,9 +50,10 @@ impl Census {
 pub(super) fn values(grant: &SealedGrant) -> impl Iterator<Item = (SealedColumn, Slot<'_>, &[u8])> {
     let refresh = grant.refresh_token.as_deref().map(|sealed| (SealedColumn::RefreshToken, sealed));
     let access = grant.access_token.as_deref().map(|sealed| (SealedColumn::AccessToken, sealed));
-    [refresh, access].into_iter().flatten().map(|(column, sealed)| {
-        (column, slot(column, &grant.teacher, &grant.account), sealed)
-    })
+    [refresh, access]
+        .into_iter()
+        .flatten()
+        .map(|(column, sealed)| (column, slot(column, &grant.teacher, &grant.account), sealed))
 }
 
 fn slot<'a>(column: SealedColumn, teacher: &'a TeacherId, account: &'a GoogleSub) -> Slot<'a> {
@@ -100,7 +101,10 @@ pub async fn census(store: &Store, keys: &KeyRing, now: UnixMillis) -> Result<Ce
         }
     }
     for (sealed, ends_at) in store.sealed_verifiers(now).await? {
-        if !keys.is_current(Slot { table: "oauth_flow", column: "verifier", teacher: "", account: "" }, &sealed).unwrap_or(false) {
+        if !keys
+            .is_current(Slot { table: "oauth_flow", column: "verifier", teacher: "", account: "" }, &sealed)
+            .unwrap_or(false)
+        {
             census.consents_under_old_keys += 1;
             census.consents_end_at = census.consents_end_at.max(Some(ends_at));
         }

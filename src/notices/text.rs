@@ -102,12 +102,7 @@ pub fn breaker(what: &str, open: Option<&Open>) -> Option<Story> {
     Some(Story { seen: Seen { members: Vec::new(), reminds: true }, text })
 }
 
-fn story(
-    members: Vec<String>,
-    reminds: bool,
-    head: String,
-    named: impl Iterator<Item = String>,
-) -> Option<Story> {
+fn story(members: Vec<String>, reminds: bool, head: String, named: impl Iterator<Item = String>) -> Option<Story> {
     if members.is_empty() {
         return None;
     }

@@ -72,7 +72,9 @@ impl Webhook {
             return Ok(());
         }
         let mut error = WebhookError::new(match status {
-            _ if status.is_redirection() => format!("it answered {}, a redirect, which is not followed", status.as_u16()),
+            _ if status.is_redirection() => {
+                format!("it answered {}, a redirect, which is not followed", status.as_u16())
+            }
             StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE => {
                 format!("it answered {}: OPS_WEBHOOK_URL seems to be out of date", status.as_u16())
             }

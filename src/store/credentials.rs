@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::sql::{Row, Sql, Tx, args, batch, both, with_batch, word};
-use super::{Credential, NewCredential, RefreshTurn, RefreshedToken, Result, Store, TokenStatus, queue, rows, teachers};
+use super::{
+    Credential, NewCredential, RefreshTurn, RefreshedToken, Result, Store, TokenStatus, queue, rows, teachers,
+};
 use crate::model::{GoogleSub, TeacherId, UnixMillis};
 
 const HOUR_MS: i64 = 3_600_000;

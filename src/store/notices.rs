@@ -108,9 +108,8 @@ const ENDING: Sql = both(
      WHERE token_status = 'CONNECTED' AND refresh_expires_at_ms <= $1 ORDER BY refresh_expires_at_ms, teacher_id",
 );
 
-const ALL: Sql = both(
-    "SELECT cause, revision, opened_at_ms, seen_at_ms, opening_told_at_ms, told_at_ms, members FROM notice",
-);
+const ALL: Sql =
+    both("SELECT cause, revision, opened_at_ms, seen_at_ms, opening_told_at_ms, told_at_ms, members FROM notice");
 
 /// Nothing happens where the revision moved. A row begins with revision 1.
 const KEEP: Sql = both(
@@ -198,13 +197,7 @@ impl Store {
 
     /// Keeps what was decided about a cause, unless another process was faster (`false`). `outgoing` replaces a text that
     /// still waits for the webhook.
-    pub async fn keep_notice(
-        &self,
-        cause: &str,
-        told: &Told,
-        outgoing: Option<&str>,
-        now: UnixMillis,
-    ) -> Result<bool> {
+    pub async fn keep_notice(&self, cause: &str, told: &Told, outgoing: Option<&str>, now: UnixMillis) -> Result<bool> {
         let members = serde_json::to_string(&told.members).expect("texts always serialise");
         let values = args![
             cause,
@@ -224,7 +217,8 @@ impl Store {
     pub async fn take_outgoing(&self, now: UnixMillis, lease_ms: i64) -> Result<Vec<Outgoing>> {
         let operation = "taking notices to post";
         // Most of the time there are none, and asking costs no write.
-        let waiting = both("SELECT cause FROM notice WHERE outgoing IS NOT NULL AND COALESCE(next_attempt_at_ms, $1) <= $1");
+        let waiting =
+            both("SELECT cause FROM notice WHERE outgoing IS NOT NULL AND COALESCE(next_attempt_at_ms, $1) <= $1");
         if self.inner.row(operation, waiting, args![now]).await?.is_none() {
             return Ok(Vec::new());
         }

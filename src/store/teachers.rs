@@ -206,7 +206,8 @@ fn status_changed(teacher: &TeacherId, before: Option<TokenStatus>, after: &Stan
         },
     });
     // A colon is in no session's id, so the two kinds of keys never meet.
-    let (key, subject) = (format!("teacher:{teacher}"), format!("meet.teacher.{teacher}.{}", status.to_ascii_lowercase()));
+    let (key, subject) =
+        (format!("teacher:{teacher}"), format!("meet.teacher.{teacher}.{}", status.to_ascii_lowercase()));
     Draft::new(id, key, subject, payload.to_string(), now)
 }
 

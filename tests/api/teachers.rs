@@ -92,7 +92,8 @@ async fn a_status_tells_all_and_no_secret(api: Api) {
     assert_eq!(known.header("etag"), etag);
 
     connect(&api, "tch_1").await;
-    let RefreshTurn::Mine { turn } = api.store.begin_refresh(&teacher("tch_1"), 1, api.clock.now(), 1000).await.unwrap()
+    let RefreshTurn::Mine { turn } =
+        api.store.begin_refresh(&teacher("tch_1"), 1, api.clock.now(), 1000).await.unwrap()
     else {
         panic!("the turn is free")
     };

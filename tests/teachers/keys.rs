@@ -212,7 +212,9 @@ async fn what_does_not_open_is_named_with_its_reason() {
     );
     assert!(report["failures"][0]["reason"].as_str().unwrap().contains("tch_0"), "{report:#}");
     let human = run(&world.environment, &["keys", "verify"]);
-    assert!(text(&human).contains("teacher tch_4, refresh_token: ") && text(&human).contains(&lost.current().to_string()));
+    assert!(
+        text(&human).contains("teacher tch_4, refresh_token: ") && text(&human).contains(&lost.current().to_string())
+    );
     assert!(!text(&human).contains("1//"));
 
     // A rotation does what it can, and says what it could not.

@@ -9,7 +9,7 @@ use meet_projector::google::calendar::http_client;
 use meet_projector::notices::decide::Tell;
 use meet_projector::notices::{self, Cause, NoticeContext, Webhook};
 use meet_projector::retry::Jitter;
-use meet_projector::store::TokenStatus;
+use meet_projector::store::{RefreshTurn, RefreshedToken, TokenStatus};
 use secrecy::SecretString;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -86,7 +86,9 @@ async fn a_hundred_blocked_sessions_are_one_notice(setup: Setup) {
     let texts = posted(&slack).await;
     assert_eq!(texts, [told[0].2.clone()]);
     assert!(texts[0].starts_with("3 teachers have to connect Google Calendar (again); 100 sessions wait for that: "));
-    for what in ["tch_0 (RECONNECT_REQUIRED, 34 sessions, the next at 2026-11-25 20:00 UTC)", "tch_1 (NOT_CONNECTED, 33"] {
+    for what in
+        ["tch_0 (RECONNECT_REQUIRED, 34 sessions, the next at 2026-11-25 20:00 UTC)", "tch_1 (NOT_CONNECTED, 33"]
+    {
         assert!(texts[0].contains(what), "{what} in {}", texts[0]);
     }
     for secret in ["@", "http", "meet.google.com", "1//", "ya29"] {
@@ -166,7 +168,10 @@ async fn sessions_without_a_link_and_dead_letters_are_told() {
     world.clock.advance_ms(3 * HOUR_MS);
     assert_eq!(heard(&starting).await, []);
     caught_up.send_replace(true);
-    assert_eq!(heard(&starting).await, [(Cause::TeachersToConnect, Tell::Resolved), (Cause::SessionsWithoutLink, Tell::Resolved)]);
+    assert_eq!(
+        heard(&starting).await,
+        [(Cause::TeachersToConnect, Tell::Resolved), (Cause::SessionsWithoutLink, Tell::Resolved)]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,4 +275,35 @@ async fn a_hanging_webhook_holds_nothing_up() {
     world.ready("s1", 1).await;
     world.stop().await;
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_ends_by_itself_is_told_before() {
+    let world = World::prepare(Setup::sqlite().standing_still().teachers(2)).await;
+    let context = watcher(&world, None);
+    let version = world.store.credential(&teacher_id(0)).await.unwrap().unwrap().token_version;
+    let RefreshTurn::Mine { turn } =
+        world.store.begin_refresh(&teacher_id(0), version, world.clock.now(), 1_000).await.unwrap()
+    else {
+        panic!("the turn is free")
+    };
+    let refreshed = RefreshedToken {
+        access_token: vec![1],
+        access_expires_at: world.clock.now().plus(HOUR_MS),
+        refresh_token: None,
+        scopes: None,
+        refresh_expires_at: Some(world.clock.now().plus(7 * 24 * HOUR_MS)),
+        touch_at: world.clock.now().plus(500 * HOUR_MS),
+    };
+    let now = world.clock.now();
+    assert!(world.store.finish_refresh(&teacher_id(0), version, turn, &refreshed, now).await.unwrap());
+    assert_eq!(heard(&context).await, []);
+    world.clock.advance_ms(4 * 24 * HOUR_MS);
+    let told = notices::watch(&context).await.unwrap();
+    assert_eq!((told.len(), told[0].0), (1, Cause::GrantsEnding));
+    assert!(told[0].2.contains("tch_0 at 2026-11-29 20:15 UTC"), "{told:?}");
+    // A new consent ends it.
+    world.connect_teacher(0).await;
+    world.clock.advance_ms(MINUTE_MS);
+    assert_eq!(heard(&context).await, [(Cause::GrantsEnding, Tell::Resolved)]);
 }

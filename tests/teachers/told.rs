@@ -53,7 +53,8 @@ async fn every_change_of_a_status_is_told(setup: Setup) {
         if let Some(error) = schema.iter_errors(event).next() {
             panic!("{error} at {} of {event:#}", error.instance_path());
         }
-        let header = |name: &str| message.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
+        let header =
+            |name: &str| message.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
         assert_eq!(header("Nats-Msg-Id"), event["id"].as_str());
         assert!(ids.insert(event["id"].to_string()), "told twice: {event:#}");
         let data = &event["data"];
