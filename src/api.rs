@@ -1,8 +1,8 @@
 //! The read API: what WordPress, the NestJS backend and people see.
 //!
-//! [`meet`] answers from the store, or from [`cache`] where that is allowed, and [`teachers`] of the teachers' connections;
-//! [`auth`] says who asks, [`edge`] is what
+//! [`meet`] answers from the store, or from [`cache`] where that is allowed; [`auth`] says who asks, [`edge`] is what
 //! every request passes, [`problem`] is every answer that is not a success, [`health`] is for whoever runs us.
+//! [`teachers`] tells of the teachers' connections.
 //! Deliberately absent: calls to Google, writes to a session, CORS.
 
 use std::io;

@@ -1,10 +1,11 @@
 //! What a person has to know, told once: a line in the log, and a post to `OPS_WEBHOOK_URL`.
 //!
-//! A notice is about a *cause*, never about one session: forty lessons of a teacher whose grant died are one cause, and so
-//! are three such teachers. What was told is in the database, so restarts and replicas neither repeat nor forget it:
-//! [`watch`] compares what is seen with what was told ([`decide`]) and keeps the outcome by compare-and-set, so that one
-//! process tells; [`deliver`] posts the texts that wait in the database, at most one for each cause, until the webhook takes
-//! them. The two run beside each other and beside everything else: a webhook that hangs holds up nothing but itself.
+//! A notice is about a *cause*, never about one session: forty lessons of a teacher whose grant died are one cause, and
+//! so are three such teachers. What was told is in the database, so restarts and replicas neither repeat nor forget it:
+//! [`watch()`] compares what is seen with what was told ([`decide()`]) and keeps the outcome by compare-and-set, so
+//! that one process tells; [`deliver()`] posts the texts that wait in the database, at most one for each cause, until
+//! the webhook takes them. The two run beside each other and beside everything else: a webhook that hangs holds up
+//! nothing but itself.
 //!
 //! Deliberately absent: one message for each session, addresses of people, Meet links.
 

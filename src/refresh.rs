@@ -1,12 +1,13 @@
-//! Keeps grants alive: renews access tokens shortly before teachers with work need them, and uses idle grants once a month.
+//! Keeps grants alive: renews access tokens shortly before teachers with work need them, and uses idle grants once a
+//! month.
 //!
-//! Why ahead of need: a lesson that is booked a minute before its start should not wait for the token endpoint, and a grant
-//! that died should be known while there is time to mend it. Why once a month: Google lets a refresh token die that was not
-//! used for six months (<https://developers.google.com/identity/protocols/oauth2#expiration>).
+//! Why ahead of need: a lesson that is booked a minute before its start should not wait for the token endpoint, and a
+//! grant that died should be known while there is time to mend it. Why once a month: Google lets a refresh token die
+//! that was not used for six months (<https://developers.google.com/identity/protocols/oauth2#expiration>).
 //!
-//! Every replica runs this loop; the turn in the database ([`AccessTokens::renew`]) lets one of them refresh a teacher, and
-//! the others pass on. What a failure means for the grant is decided there, too. Deliberately absent: memory of failures;
-//! the pause after one is in the teacher's row, so a restart does not forget it.
+//! Every replica runs this loop; the turn in the database ([`AccessTokens::renew`]) lets one of them refresh a teacher,
+//! and the others pass on. What a failure means for the grant is decided there, too. Deliberately absent: memory of
+//! failures; the pause after one is in the teacher's row, so a restart does not forget it.
 
 use std::sync::Arc;
 use std::time::Duration;

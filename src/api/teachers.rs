@@ -1,5 +1,5 @@
-//! `GET /api/google/status/{teacherId}` and `GET /api/google/teachers`: teachers' connections to Google as the store has
-//! them. Never calls Google, and never shows a token.
+//! `GET /api/google/status/{teacherId}` and `GET /api/google/teachers`: teachers' connections to Google as the store
+//! has them. Never calls Google, and never shows a token.
 
 use axum::body::Body;
 use axum::extract::{Request, State};

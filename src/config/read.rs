@@ -184,7 +184,8 @@ fn unknown_names(environment: &BTreeMap<String, String>) -> Vec<Mistake> {
         .collect()
 }
 
-/// The content of a file without the line end that editors and `echo` put there, and what the operator should know of it.
+/// The content of a file without the line end that editors and `echo` put there, and what the operator should know of
+/// it.
 fn secret_from_file(path: &Path) -> Result<(SecretString, Option<String>), String> {
     let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
     // What is judged and what is read is one and the same file, whatever becomes of its name in between.
@@ -226,8 +227,9 @@ fn access_of(_path: &Path, _metadata: &std::fs::Metadata) -> Result<Option<Strin
 enum Access {
     /// Only its owner reads and writes it.
     Private,
-    /// Others read it, but only root writes it: secret volumes of Kubernetes (0644 by default) and Docker (0444) are made
-    /// so, in a file system that only the container sees. We cannot tell that from a careless root, hence a warning.
+    /// Others read it, but only root writes it: secret volumes of Kubernetes (0644 by default) and Docker (0444) are
+    /// made so, in a file system that only the container sees. We cannot tell that from a careless root, hence a
+    /// warning.
     Published,
     /// Others write it, or somebody else's file is there for all to read.
     Open,

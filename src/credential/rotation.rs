@@ -1,7 +1,7 @@
 //! Rotation: every sealed value is sealed anew with the current key, while the service runs.
 //!
-//! A value is replaced only where it still is, byte for byte, what was opened, so a refresh that was faster wins. There is
-//! no list of what is left to do: what is under another key is, so a run that was killed is resumed by the next one.
+//! A value is replaced only where it still is, byte for byte, what was opened, so a refresh that was faster wins. There
+//! is no list of what is left to do: what is under another key is, so a run that was killed is resumed by the next one.
 
 use super::census::{Census, census, unopened, values};
 use super::{KeyRing, SealError};
@@ -12,8 +12,8 @@ use crate::store::{Store, StoreError};
 
 /// Grants per transaction: it holds up other writers for some milliseconds.
 const BATCH: i64 = 32;
-/// A refresh with the old key may slip in behind a pass; one that still does after so many is a process that has not been
-/// given the new key.
+/// A refresh with the old key may slip in behind a pass; one that still does after so many is a process that has not
+/// been given the new key.
 const PASSES: usize = 3;
 
 /// Why a rotation broke off; what was sealed anew until then stays so, and the next run goes on.

@@ -217,8 +217,9 @@ impl AccessTokens {
         outcome?.ok_or_else(|| impatient().into())
     }
 
-    /// Refreshes although there may be a token that lasts a little: ahead of need, or so that an idle grant does not die
-    /// unused. Does nothing if a newer token than that of `credential` is there already, and does not wait for others.
+    /// Refreshes although there may be a token that lasts a little: ahead of need, or so that an idle grant does not
+    /// die unused. Does nothing if a newer token than that of `credential` is there already, and does not wait for
+    /// others.
     ///
     /// # Errors
     ///
@@ -266,8 +267,8 @@ impl AccessTokens {
         Some(token)
     }
 
-    /// Holding the teacher's lock: reads the credential, and refreshes unless somebody else has. `None`: another process is
-    /// at it, and we do not wait.
+    /// Holding the teacher's lock: reads the credential, and refreshes unless somebody else has. `None`: another
+    /// process is at it, and we do not wait.
     async fn token_alone(
         &self,
         asked: &Credential,

@@ -1,4 +1,5 @@
-//! What notices say. Pure; names teachers and sessions by their ids, and nobody by an address: no link, no token, no e-mail.
+//! What notices say. Pure; names teachers and sessions by their ids, and nobody by an address: no link, no token, no
+//! e-mail.
 
 use std::fmt::Write as _;
 
@@ -94,8 +95,8 @@ pub fn ending<T: std::fmt::Display>(grants: &[(T, UnixMillis)]) -> Option<Story>
 pub fn breaker(what: &str, open: Option<&Open>) -> Option<Story> {
     let open = open?;
     let text = format!(
-        "Google refuses this installation at {what} since {}, so calls there pause but one a minute. It is our set-up, not \
-         the teachers': {}",
+        "Google refuses this installation at {what} since {}, so calls there pause but one a minute. It is our \
+         set-up, not the teachers': {}",
         minute(open.since),
         open.message
     );

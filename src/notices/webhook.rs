@@ -1,6 +1,7 @@
 //! `OPS_WEBHOOK_URL`: a POST of `{"text": …}`, as Slack and those who speak its language take it.
 //!
-//! The address is a secret, since whoever knows it can post: it is in no error and in no log, and no redirect is followed.
+//! The address is a secret, since whoever knows it can post: it is in no error and in no log, and no redirect is
+//! followed.
 //!
 //! <https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks>
 

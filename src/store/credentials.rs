@@ -89,13 +89,13 @@ const SET_STATUS: Sql = both(
 const COOL_DOWN: Sql =
     both("UPDATE teacher_google_credential SET cool_down_until_ms = $2, cool_down_step = $3 WHERE teacher_id = $1");
 
-/// Grants that are worth a refresh now: idle ones whose time has come, and those of teachers with work soon whose access
-/// token has less than ten minutes and less than a third of its life left. Nobody refreshes them at this moment, and the
-/// last failure is long enough ago. Soonest work first. `$1` now, `$2` the end of "soon", `$3` limit.
+/// Grants that are worth a refresh now: idle ones whose time has come, and those of teachers with work soon whose
+/// access token has less than ten minutes and less than a third of its life left. Nobody refreshes them at this moment,
+/// and the last failure is long enough ago. Soonest work first. `$1` now, `$2` the end of "soon", `$3` limit.
 const WORTH_A_REFRESH: Sql = both(
-    "SELECT c.teacher_id, google_sub, google_email, calendar_id, token_status, token_version, refresh_token, access_token, \
-     access_expires_at_ms, scopes, cool_down_until_ms, cool_down_step, connected_at_ms, last_refresh_at_ms, last_error \
-     FROM teacher_google_credential AS c LEFT JOIN teacher_queue AS q ON q.teacher_id = c.teacher_id \
+    "SELECT c.teacher_id, google_sub, google_email, calendar_id, token_status, token_version, refresh_token, \
+     access_token, access_expires_at_ms, scopes, cool_down_until_ms, cool_down_step, connected_at_ms, \
+     last_refresh_at_ms, last_error FROM teacher_google_credential AS c LEFT JOIN teacher_queue AS q ON q.teacher_id = c.teacher_id \
      WHERE token_status = 'CONNECTED' AND refresh_token IS NOT NULL \
      AND (refresh_not_before_ms IS NULL OR refresh_not_before_ms <= $1) \
      AND (refresh_until_ms IS NULL OR refresh_until_ms <= $1) \
@@ -162,8 +162,8 @@ fn read(row: &Row) -> Result<Credential> {
     })
 }
 
-/// Milliseconds to wait after a refresh failed that has been failing for so long. Up to a quarter is added, by teacher and
-/// turn, so that those who failed together do not come back together.
+/// Milliseconds to wait after a refresh failed that has been failing for so long. Up to a quarter is added, by teacher
+/// and turn, so that those who failed together do not come back together.
 fn pause_ms(teacher: &TeacherId, turn: i64, failing_for_ms: i64) -> i64 {
     let pause = failing_for_ms.clamp(*PAUSE_MS.start(), *PAUSE_MS.end());
     let digest = crate::model::digest(&[teacher.as_str().as_bytes(), &turn.to_be_bytes()]);
@@ -172,7 +172,8 @@ fn pause_ms(teacher: &TeacherId, turn: i64, failing_for_ms: i64) -> i64 {
 
 /// Credentials.
 impl Store {
-    /// Stores a grant (insert or replace), raises its version, sets it connected and wakes the teacher's rows; all in one.
+    /// Stores a grant (insert or replace), raises its version, sets it connected and wakes the teacher's rows; all in
+    /// one.
     pub async fn put_credential(&self, new: &NewCredential, now: UnixMillis) -> Result<()> {
         self.put_credential_until(new, None, now).await
     }
@@ -248,8 +249,8 @@ impl Store {
     }
 
     /// Ends a turn without a token: keeps `reason` and, when `status` is given, changes the status (version + 1);
-    /// otherwise refreshes ahead of need pause for a while. `false` means that version or turn had moved, and nothing was
-    /// changed.
+    /// otherwise refreshes ahead of need pause for a while. `false` means that version or turn had moved, and nothing
+    /// was changed.
     pub async fn fail_refresh(
         &self,
         teacher: &TeacherId,

@@ -195,8 +195,8 @@ impl Store {
         Ok((facts, told))
     }
 
-    /// Keeps what was decided about a cause, unless another process was faster (`false`). `outgoing` replaces a text that
-    /// still waits for the webhook.
+    /// Keeps what was decided about a cause, unless another process was faster (`false`). `outgoing` replaces a text
+    /// that still waits for the webhook.
     pub async fn keep_notice(&self, cause: &str, told: &Told, outgoing: Option<&str>, now: UnixMillis) -> Result<bool> {
         let members = serde_json::to_string(&told.members).expect("texts always serialise");
         let values = args![

@@ -85,8 +85,8 @@ pub struct ConnectionPage {
     pub next: Option<TeacherId>,
 }
 
-/// The sessions that wait for a connection, by teacher, from the partial index `session_meet_event_waiting`. The list of
-/// codes must be that of the index, or it is not used.
+/// The sessions that wait for a connection, by teacher, from the partial index `session_meet_event_waiting`. The list
+/// of codes must be that of the index, or it is not used.
 macro_rules! waiting {
     ($whose:literal) => {
         concat!(
@@ -104,8 +104,8 @@ pub(super) use waiting;
 
 macro_rules! connection_columns {
     () => {
-        "t.teacher_id, c.token_status, c.google_email, c.scopes, c.connected_at_ms, c.last_refresh_at_ms, c.last_error, \
-         c.refresh_expires_at_ms, COALESCE(w.sessions, 0) AS blocked_sessions, w.starts_at_ms AS blocked_starts_at_ms"
+        "t.teacher_id, c.token_status, c.google_email, c.scopes, c.connected_at_ms, c.last_refresh_at_ms, \
+         c.last_error, c.refresh_expires_at_ms, COALESCE(w.sessions, 0) AS blocked_sessions, w.starts_at_ms AS blocked_starts_at_ms"
     };
 }
 

@@ -1,4 +1,5 @@
-//! One notice for a cause, whatever number of sessions, processes and restarts; and a webhook that may do what it likes.
+//! One notice for a cause, whatever number of sessions, processes and restarts; and a webhook that may do what it
+//! likes.
 
 use std::time::Duration;
 
