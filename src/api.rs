@@ -33,7 +33,7 @@ mod teachers;
 mod wait;
 
 pub use health::{Check, Readiness};
-pub(crate) use teachers::wire as teacher_document;
+pub(crate) use teachers::document as teacher_document;
 
 /// Requests under way get this long after the service was asked to drain. Kubernetes kills after 30 s.
 const DRAIN: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::Response;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::meet::tagged;
 use super::problem::Problem;
@@ -21,22 +21,51 @@ const LIMIT: i64 = 50;
 const LIMIT_MAX: i64 = 100;
 
 /// A connection as readers get it: every member is there, null rather than missing.
-pub(crate) fn wire(connection: &Connection) -> Value {
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TeacherDocument<'a> {
+    teacher_id: &'a str,
+    connected: bool,
+    token_status: &'static str,
+    google_email: Option<&'a str>,
+    scopes: Option<Vec<&'a str>>,
+    connected_at: Option<String>,
+    last_refresh_at: Option<String>,
+    grant_ends_at: Option<String>,
+    last_error: Option<&'a str>,
+    blocked_sessions: i64,
+    next_blocked_starts_at: Option<String>,
+}
+
+/// The document of a connection.
+pub(crate) fn document(connection: &Connection) -> TeacherDocument<'_> {
     let grant = connection.grant.as_ref();
     let time = |moment: Option<UnixMillis>| moment.map(UnixMillis::to_rfc3339);
-    json!({
-        "teacherId": connection.teacher.as_str(),
-        "connected": connection.status() == Some(TokenStatus::Connected),
-        "tokenStatus": token_status(connection.status()),
-        "googleEmail": grant.and_then(|grant| grant.email.as_deref()),
-        "scopes": grant.map(|grant| grant.scopes.split_ascii_whitespace().collect::<Vec<_>>()),
-        "connectedAt": time(grant.map(|grant| grant.connected_at)),
-        "lastRefreshAt": time(grant.and_then(|grant| grant.last_refresh_at)),
-        "grantEndsAt": time(grant.and_then(|grant| grant.ends_at)),
-        "lastError": grant.and_then(|grant| grant.last_error.as_deref()),
-        "blockedSessions": connection.blocked_sessions,
-        "nextBlockedStartsAt": time(connection.next_blocked_starts_at),
-    })
+    TeacherDocument {
+        teacher_id: connection.teacher.as_str(),
+        connected: connection.status() == Some(TokenStatus::Connected),
+        token_status: token_status(connection.status()),
+        google_email: grant.and_then(|grant| grant.email.as_deref()),
+        scopes: grant.map(|grant| grant.scopes.split_ascii_whitespace().collect()),
+        connected_at: time(grant.map(|grant| grant.connected_at)),
+        last_refresh_at: time(grant.and_then(|grant| grant.last_refresh_at)),
+        grant_ends_at: time(grant.and_then(|grant| grant.ends_at)),
+        last_error: grant.and_then(|grant| grant.last_error.as_deref()),
+        blocked_sessions: connection.blocked_sessions,
+        next_blocked_starts_at: time(connection.next_blocked_starts_at),
+    }
+}
+
+/// A page of the list.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Page<'a> {
+    items: Vec<TeacherDocument<'a>>,
+    next_cursor: Option<String>,
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("texts, numbers and flags always serialise")
 }
 
 /// One teacher.
@@ -50,7 +79,7 @@ pub(super) async fn one(State(state): State<ApiState>, request: Request) -> Resu
     principal.require_reader_of(&id)?;
     Parameters::parse(parts.uri.query(), &[])?;
     let connection = state.0.store.connection(&id, state.0.clock.now()).await?;
-    let body = wire(&connection.ok_or_else(Problem::teacher_not_found)?).to_string();
+    let body = json(&document(&connection.ok_or_else(Problem::teacher_not_found)?));
     Ok(tagged(&parts.headers, etag::of_body(&body), body.into()))
 }
 
@@ -61,9 +90,8 @@ pub(super) async fn many(State(state): State<ApiState>, request: Request) -> Res
     let parameters = Parameters::parse(parts.uri.query(), &["tokenStatus", "blocked", "limit", "cursor"])?;
     let filter = filter(&parameters)?;
     let page = state.0.store.connections(&filter, state.0.clock.now()).await?;
-    let items: Vec<Value> = page.items.iter().map(wire).collect();
-    let next = page.next.as_ref().map(|teacher| cursor(teacher, &filter));
-    let body = json!({ "items": items, "nextCursor": next }).to_string();
+    let items = page.items.iter().map(document).collect();
+    let body = json(&Page { items, next_cursor: page.next.as_ref().map(|teacher| cursor(teacher, &filter)) });
     Ok(tagged(&parts.headers, etag::of_body(&body), body.into()))
 }
 

@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 
 use clap::Subcommand;
-use serde_json::Value;
 
 use super::print::{self, Output};
 use super::{CommandError, Exit};
@@ -75,7 +74,7 @@ async fn list(
         }
     }
     match output {
-        Output::Json => print::json(out, &teachers.iter().map(teacher_document).collect::<Vec<Value>>())?,
+        Output::Json => print::json(out, &teachers.iter().map(teacher_document).collect::<Vec<_>>())?,
         Output::Human if teachers.is_empty() => writeln!(out, "no teacher")?,
         Output::Human => {
             let heading = ["TEACHER", "STATUS", "GOOGLE ACCOUNT", "LAST REFRESH", "WAITING", "NEXT START"];
@@ -136,7 +135,11 @@ fn told(connection: &Connection, out: &mut (dyn Write + Send)) -> io::Result<()>
     match connection.next_blocked_starts_at {
         None => writeln!(out, "  no session waits for the connection"),
         Some(start) => {
-            writeln!(out, "  {} sessions wait for the connection, the next at {start}", connection.blocked_sessions)
+            let waiting = match connection.blocked_sessions {
+                1 => "1 session waits".to_owned(),
+                many => format!("{many} sessions wait"),
+            };
+            writeln!(out, "  {waiting} for the connection, the next at {start}")
         }
     }
 }

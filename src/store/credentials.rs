@@ -95,8 +95,8 @@ const COOL_DOWN: Sql =
 const WORTH_A_REFRESH: Sql = both(
     "SELECT c.teacher_id, google_sub, google_email, calendar_id, token_status, token_version, refresh_token, \
      access_token, access_expires_at_ms, scopes, cool_down_until_ms, cool_down_step, connected_at_ms, \
-     last_refresh_at_ms, last_error FROM teacher_google_credential AS c LEFT JOIN teacher_queue AS q ON q.teacher_id = c.teacher_id \
-     WHERE token_status = 'CONNECTED' AND refresh_token IS NOT NULL \
+     last_refresh_at_ms, last_error FROM teacher_google_credential AS c \
+     LEFT JOIN teacher_queue AS q ON q.teacher_id = c.teacher_id WHERE token_status = 'CONNECTED' AND refresh_token IS NOT NULL \
      AND (refresh_not_before_ms IS NULL OR refresh_not_before_ms <= $1) \
      AND (refresh_until_ms IS NULL OR refresh_until_ms <= $1) \
      AND (COALESCE(touch_at_ms, COALESCE(last_refresh_at_ms, connected_at_ms) + 1814400000) <= $1 \

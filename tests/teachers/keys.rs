@@ -17,16 +17,16 @@ fn old_key() -> String {
     "42".repeat(32)
 }
 
-fn run(environment: &BTreeMap<String, String>, args: &[&str]) -> Output {
+pub fn run(environment: &BTreeMap<String, String>, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meet-projector"));
     command.args(args).env_clear().envs(environment).stdin(Stdio::null()).output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn json(output: &Output) -> Value {
+pub fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {output:?} {}", String::from_utf8_lossy(&output.stderr)))
 }
