@@ -3,6 +3,7 @@
 //! [`meet`] answers from the store, or from [`cache`] where that is allowed; [`retry`] is the button; [`auth`] says who
 //! asks, [`edge`] is what every request passes, [`problem`] is every answer that is not a success, [`health`] is for
 //! whoever runs us.
+//! [`teachers`] tells of the teachers' connections.
 //! Deliberately absent: calls to Google, writes to what a session should be, CORS.
 
 use std::io;
@@ -30,18 +31,22 @@ mod meet;
 pub mod problem;
 mod query;
 mod retry;
+mod teachers;
 mod wait;
 
 pub use health::{Check, Readiness};
+pub(crate) use teachers::document as teacher_document;
 
 /// Requests under way get this long after the service was asked to drain. Kubernetes kills after 30 s.
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Every route, as the labels of metrics know them.
-const ROUTES: [&str; 6] = [
+const ROUTES: [&str; 8] = [
     "/api/google/meet/{sessionId}",
     "/api/google/meet",
     "/api/google/meet/retry/{sessionId}",
+    "/api/google/status/{teacherId}",
+    "/api/google/teachers",
     "/livez",
     "/readyz",
     "/metrics",
@@ -125,6 +130,8 @@ fn api_routes() -> Router<ApiState> {
         .route("/api/google/meet/{sessionId}", get(meet::one))
         .route("/api/google/meet", get(meet::many))
         .route("/api/google/meet/retry/{sessionId}", post(retry::retry))
+        .route("/api/google/status/{teacherId}", get(teachers::one))
+        .route("/api/google/teachers", get(teachers::many))
 }
 
 fn health_routes() -> Router<ApiState> {

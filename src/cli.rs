@@ -26,11 +26,13 @@ pub mod epoch;
 pub mod event;
 mod moment;
 mod healthcheck;
+pub mod keys;
 pub mod nats;
 pub mod pause;
 pub mod print;
 pub mod session;
 pub mod status;
+pub mod teacher;
 pub mod token;
 
 use print::Output;
@@ -107,6 +109,12 @@ enum Command {
     /// Teachers' Google credentials
     #[command(subcommand)]
     Credential(CredentialCommand),
+    /// The keys that seal the teachers' tokens
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Teachers' connections to Google
+    #[command(subcommand)]
+    Teacher(teacher::TeacherCommand),
     /// API tokens
     #[command(subcommand)]
     Token(token::TokenAction),
@@ -297,8 +305,7 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
         Command::Credential(command) => {
             let config = Config::load(&environment, Need::Google)?;
             let google = service::google_config(&config)?;
-            let keys = KeyRing::new(&google.encryption_key, &google.encryption_keys_old)
-                .map_err(|error| CommandError::configuration(error.to_string()))?;
+            let keys = key_ring(&config)?;
             let store = migrated(&environment).await?;
             let CredentialCommand::Seed { file } = command;
             credential::seed(&store, &keys, &google.scopes, &file, clock.now())
@@ -306,6 +313,11 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
                 .map(|_| Exit::Ok)
                 .map_err(|error| CommandError::of(&error, 1))
         }
+        Command::Keys(command) => {
+            let keys = key_ring(&Config::load(&environment, Need::Google)?)?;
+            keys::run(&command, &migrated(&environment).await?, &keys, &clock, output, out).await
+        }
+        Command::Teacher(command) => teacher::run(&command, &migrated(&environment).await?, &clock, output, out).await,
         Command::Token(action) => {
             let store = migrated(&environment).await?;
             token::run(&action, &store, &clock, output == Output::Json, out, &mut io::stderr())
@@ -321,6 +333,13 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
             Ok(out.write_all(&script).map(|()| Exit::Ok)?)
         }
     }
+}
+
+/// The keys that seal the teachers' tokens.
+fn key_ring(config: &Config) -> Result<KeyRing, CommandError> {
+    let google = service::google_config(config)?;
+    KeyRing::new(&google.encryption_key, &google.encryption_keys_old)
+        .map_err(|error| CommandError::configuration(error.to_string()))
 }
 
 /// Prints a report; its exit code is 0, or 1 where the answer is no.
@@ -343,5 +362,9 @@ async fn migrated(environment: &BTreeMap<String, String>) -> Result<Store, Comma
 
 /// Starts logging for a long-running command.
 pub(crate) fn start_logging(config: &Config) -> Result<TelemetryGuard, CommandError> {
-    telemetry::init(&config.telemetry).map_err(|error| CommandError::configuration(error.to_string()))
+    let guard = telemetry::init(&config.telemetry).map_err(|error| CommandError::configuration(error.to_string()))?;
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
+    Ok(guard)
 }

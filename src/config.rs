@@ -110,8 +110,9 @@ pub fn effective(environment: &BTreeMap<String, String>) -> Vec<Setting> {
 pub fn env_example() -> String {
     let mut text = String::from(
         "# Settings of meet-projector. Lines that are commented out show the default, or an empty value where there is\n\
-         # none. A secret may be given as NAME_FILE instead, naming a file with mode 600. `meet-projector config check`\n\
-         # names every mistake at once; `meet-projector config example` printed this file.\n",
+         # none. A secret may be given as NAME_FILE instead, naming a file that only its owner can read, or that belongs to\n\
+         # root and only root can write. `meet-projector config check` names every mistake at once;\n\
+         # `meet-projector config example` printed this file.\n",
     );
     let mut section: Option<Section> = None;
     for variable in VARIABLES {
@@ -145,6 +146,8 @@ pub struct Config {
     pub google: Option<GoogleConfig>,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
+    /// What is allowed and worth a warning: secret files that others can read.
+    pub notes: Vec<String>,
 }
 
 /// Addresses and access of the API.
@@ -295,6 +298,7 @@ impl Config {
             nats: nats?,
             google,
             telemetry: telemetry?,
+            notes: from.take_notes(),
         })
     }
 }

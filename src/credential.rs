@@ -18,6 +18,9 @@ use secrecy::{ExposeSecret, SecretBox, SecretString};
 
 use crate::model::{GoogleSub, TeacherId, digest};
 
+pub mod census;
+pub mod rotation;
+
 /// The version byte of the form described above.
 const VERSION: u8 = 1;
 const KEY_ID_BYTES: usize = 8;
@@ -352,6 +355,42 @@ mod tests {
             longer.push(0);
             let error = ring.open(slot("t"), &longer).unwrap_err();
             prop_assert_eq!(error, OpenError::Forged { column: "refresh_token" });
+        }
+
+        #[test]
+        fn a_wrong_key_is_named_and_a_forged_key_id_does_not_help(
+            secret in ".{0,40}", one in "[0-9a-f]{64}", other in "[0-9a-f]{64}",
+        ) {
+            prop_assume!(one != other);
+            let (ours, theirs) = (ring(&one, &[]), ring(&other, &[]));
+            let sealed = ours.seal(slot("t"), &SecretString::from(secret.as_str())).unwrap();
+            let error = theirs.open(slot("t"), &sealed).unwrap_err();
+            prop_assert_eq!(&error, &OpenError::UnknownKey { column: "refresh_token", key: ours.current() });
+            prop_assert!(error.to_string().contains(&ours.current().to_string()));
+            let mut forged = sealed;
+            forged[1..=KEY_ID_BYTES].copy_from_slice(&theirs.current().0);
+            let error = theirs.open(slot("t"), &forged).unwrap_err();
+            prop_assert_eq!(error, OpenError::Forged { column: "refresh_token" });
+        }
+
+        #[test]
+        fn another_table_column_teacher_or_account_is_refused(
+            secret in ".{0,40}", teacher in "[a-z]{1,8}", account in "[0-9]{1,8}", more in "[a-z0-9]{1,3}",
+        ) {
+            let ring = ring(A, &[]);
+            let home = Slot { table: "oauth_flow", column: "verifier", teacher: &teacher, account: &account };
+            let sealed = ring.seal(home, &SecretString::from(secret.as_str())).unwrap();
+            let (longer_teacher, longer_account) = (format!("{teacher}{more}"), format!("{account}{more}"));
+            for elsewhere in [
+                Slot { table: "teacher_google_credential", ..home },
+                Slot { column: "refresh_token", ..home },
+                Slot { teacher: &longer_teacher, ..home },
+                Slot { account: &longer_account, ..home },
+                Slot { account: "", ..home },
+            ] {
+                let error = ring.open(elsewhere, &sealed).unwrap_err();
+                prop_assert_eq!(error, OpenError::Forged { column: elsewhere.column });
+            }
         }
 
         #[test]

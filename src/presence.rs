@@ -17,7 +17,7 @@ use crate::consumer::Health;
 use crate::model::UnixMillis;
 use crate::store::audit::host;
 use crate::store::{Pause, ProcessRecord, Scope, Store, StoreError};
-use crate::telemetry::Chain;
+use crate::telemetry::{Chain, Metrics};
 
 /// Between two looks: how long a pause may go unheard.
 const LOOK: Duration = Duration::from_secs(1);
@@ -96,6 +96,7 @@ pub struct Presence {
     store: Store,
     clock: Clock,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
     breakers: Breakers,
     wake: Arc<Notify>,
     pauses: Pauses,

@@ -139,7 +139,7 @@ impl Jitter {
     clippy::cast_precision_loss,
     reason = "waits are far below 2^53 ms, and the fraction of a millisecond does not matter"
 )]
-fn fraction(whole: i64, random: f64) -> i64 {
+pub(crate) fn fraction(whole: i64, random: f64) -> i64 {
     let random = if random.is_nan() { 1.0 } else { random.clamp(0.0, 1.0) };
     (whole as f64 * random) as i64
 }

@@ -25,10 +25,12 @@ use crate::google::breaker::Breaker;
 use crate::google::calendar::{CalendarClient, http_client};
 use crate::google::limits::Limits;
 use crate::google::oauth::TokenEndpoint;
+use crate::notices::{self, NoticeContext, Webhook};
 use crate::outbox::{self, OutboxContext, OutboxHealth};
 use crate::plan::Policy;
 use crate::presence::{OpenBreaker, Pauses, Presence};
 use crate::reconciler::{Context, Gateway, Reconciler};
+use crate::refresh::{self, RefreshContext};
 use crate::retry::{Jitter, Reconnect};
 use crate::shutdown::Shutdown;
 use crate::store::{Scope, Store, StoreError};
@@ -212,7 +214,10 @@ impl Loops {
         is_prepared.store(true, Ordering::Release);
 
         let wake = Arc::clone(&self.wake);
-        let reconciler = self.reconciler();
+        let http = http_client();
+        let access = self.access(&http);
+        let calendar_breaker = Breaker::default();
+        let reconciler = self.reconciler(&http, &access, &calendar_breaker);
         let mut presence = self.presence(reconciler.clone());
         // Before anything begins, because a pause outlives a restart.
         while let Err(error) = presence.look().await {
@@ -247,6 +252,23 @@ impl Loops {
         loops.spawn(async move { store.listen(&other_wake, &cancel).await });
         loops.spawn(presence.run(shutdown.token()));
         let caught_up = self.health.caught_up();
+        let context = RefreshContext {
+            store: self.store.clone(),
+            access: Arc::clone(&access),
+            clock: self.clock.clone(),
+            jitter: Jitter::from_system(),
+        };
+        loops.spawn(pulses.watch("refresh", refresh::run(context, shutdown.token())));
+        let context = NoticeContext {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            webhook: self.config.http.ops_webhook_url.clone().map(|url| Webhook::new(http.clone(), url)),
+            calendar_breaker,
+            token_breaker: access.breaker().clone(),
+            caught_up: caught_up.clone(),
+            jitter: Jitter::from_system(),
+        };
+        loops.spawn(pulses.watch("notices", notices::run(context, shutdown.token())));
         let cancel = shutdown.token();
         loops.spawn(pulses.watch("reconciler", async move { reconciler.run(wake, caught_up, cancel).await }));
         pulses.started();
@@ -273,26 +295,31 @@ impl Loops {
             self.store.clone(),
             self.clock.clone(),
             Arc::clone(&self.health),
+            Arc::clone(&self.metrics),
             Box::new(breakers),
             Arc::clone(&self.wake),
             self.pauses.clone(),
         )
     }
 
-    fn reconciler(&self) -> Reconciler {
+    /// Access tokens, for whoever calls Google.
+    fn access(&self, http: &reqwest::Client) -> Arc<AccessTokens> {
         let google = &self.google;
-        let http = http_client();
         let endpoint =
             TokenEndpoint::new(http.clone(), &google.client_id, &google.client_secret, google.token_uri.clone());
-        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone())
-            .with_metrics(Arc::clone(&self.metrics));
+        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone());
+        Arc::new(access.with_metrics(Arc::clone(&self.metrics)))
+    }
+
+    fn reconciler(&self, http: &reqwest::Client, access: &Arc<AccessTokens>, breaker: &Breaker) -> Reconciler {
+        let google = &self.google;
         Reconciler::new(Context {
             store: self.store.clone(),
             gateway: Gateway {
-                calendar: CalendarClient::new(http, google.calendar_api_root.clone(), google.send_updates),
-                access: Arc::new(access),
+                calendar: CalendarClient::new(http.clone(), google.calendar_api_root.clone(), google.send_updates),
+                access: Arc::clone(access),
                 limits: Limits::new(google.rate_per_teacher, google.rate_per_project, google.max_in_flight),
-                breaker: Breaker::default(),
+                breaker: breaker.clone(),
                 clock: self.clock.clone(),
                 metrics: Arc::clone(&self.metrics),
             },

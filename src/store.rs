@@ -28,6 +28,7 @@ mod epochs;
 mod idempotency;
 mod gauges;
 mod ingest;
+pub mod notices;
 mod opening;
 mod outbox;
 mod overview;
@@ -38,8 +39,10 @@ mod reconcile;
 mod requeue;
 mod retry;
 mod rows;
+pub mod sealed;
 mod sql;
 mod sqlite;
+pub mod teachers;
 mod tokens;
 mod wakeups;
 mod working;
@@ -397,6 +400,10 @@ pub struct RefreshedToken {
     pub refresh_token: Option<Vec<u8>>,
     /// Granted scopes as the response said.
     pub scopes: Option<String>,
+    /// When the refresh token ends, for grants that end by themselves; kept as it was where the response is silent.
+    pub refresh_expires_at: Option<UnixMillis>,
+    /// When the grant is used again if nothing else uses it.
+    pub touch_at: UnixMillis,
 }
 
 /// The answer to "may I refresh this teacher's token?" across all replicas.
@@ -463,9 +470,9 @@ pub struct OutboxMessage {
     pub id: i64,
     /// `Nats-Msg-Id` and CloudEvent id.
     pub message_id: String,
-    /// Messages with the same key keep their order: the session id.
+    /// Messages with the same key keep their order: the session id, or `teacher:` and the teacher's.
     pub key: String,
-    /// `meet.session.<sessionId>.<status>`.
+    /// `meet.session.<sessionId>.<status>` or `meet.teacher.<teacherId>.<status>`.
     pub subject: String,
     /// The CloudEvent.
     pub payload: String,

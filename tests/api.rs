@@ -5,4 +5,5 @@ mod health;
 mod lists;
 mod one;
 mod retry;
+mod teachers;
 mod tokens;

@@ -168,7 +168,7 @@ fn a_secret_file_must_be_readable_private_not_empty_and_alone() {
     environment.remove("GOOGLE_ENCRYPTION_KEY");
     environment.extend([
         ("GOOGLE_CLIENT_SECRET_FILE".to_owned(), secret("both", "x", 0o600)),
-        ("GOOGLE_ENCRYPTION_KEY_FILE".to_owned(), secret("open", KEY, 0o644)),
+        ("GOOGLE_ENCRYPTION_KEY_FILE".to_owned(), secret("open", KEY, 0o646)),
         ("JWT_HS256_SECRET_FILE".to_owned(), secret("empty", "\n", 0o600)),
         ("NATS_URL_FILE".to_owned(), folder.path().join("missing").to_str().unwrap().to_owned()),
     ]);
@@ -176,10 +176,32 @@ fn a_secret_file_must_be_readable_private_not_empty_and_alone() {
     insta::assert_snapshot!(text, @r"
     4 mistakes in the configuration:
       GOOGLE_CLIENT_SECRET: GOOGLE_CLIENT_SECRET_FILE is set too; keep one of them
-      GOOGLE_ENCRYPTION_KEY_FILE: [folder]/open is open to other accounts (mode 644); run `chmod 600` on it
+      GOOGLE_ENCRYPTION_KEY_FILE: [folder]/open is open to other accounts (mode 646); run `chmod 600` on it, or let it belong to root and be writable by nobody else
       JWT_HS256_SECRET_FILE: [folder]/empty is empty
       NATS_URL_FILE: [folder]/missing cannot be read: No such file or directory (os error 2)
     ");
+}
+
+/// As Kubernetes mounts secrets: mode 644, root's. Somebody else's file of that mode is refused.
+#[test]
+fn what_root_publishes_is_taken_with_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_secret(&folder.path().join("secret"), "from-file\n", 0o644);
+    let mut environment = complete();
+    environment.remove("GOOGLE_CLIENT_SECRET");
+    environment.insert("GOOGLE_CLIENT_SECRET_FILE".into(), path.clone());
+    let is_roots = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&path).unwrap()) == 0;
+    match Config::load(&environment, Need::Serve) {
+        Ok(config) => {
+            assert!(is_roots);
+            assert_eq!(config.google.unwrap().client_secret.expose_secret(), "from-file");
+            assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
+            assert!(config.notes[0].starts_with("GOOGLE_CLIENT_SECRET_FILE: ") && config.notes[0].contains("mode 644"));
+            let (code, text) = printed(&environment, ConfigAction::Check, false);
+            assert!(code == 0 && text.contains("note: GOOGLE_CLIENT_SECRET_FILE"), "{text}");
+        }
+        Err(errors) => assert!(!is_roots && errors.to_string().contains("mode 644"), "{errors}"),
+    }
 }
 
 #[test]

@@ -18,3 +18,4 @@ mod schemas;
 mod store;
 mod stories;
 mod telemetry;
+mod teachers;

@@ -15,7 +15,8 @@ use meet_projector::model::{
 };
 use meet_projector::plan::Code;
 use meet_projector::status::{Document, DocumentError, MeetStatus, to_json};
-use meet_projector::store::Refused;
+use meet_projector::store::teachers::token_statuses;
+use meet_projector::store::{Refused, TokenStatus};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -351,6 +352,33 @@ fn results_keep_their_schema() {
     let schema = read_json(&folder().join("status-changed.schema.json"));
     let codes: Vec<_> = Code::WORDS.iter().map(|(_, word)| json!(word)).collect();
     assert_eq!(schema["$defs"]["error"]["properties"]["code"]["examples"], Value::Array(codes));
+}
+
+#[test]
+fn teachers_statuses_keep_their_schema() {
+    let event = validator("teacher-status-event.schema.json");
+    for (name, path) in examples("teacher") {
+        let value = read_json(&path);
+        if let Some(error) = event.iter_errors(&value).next() {
+            panic!("{name}: {error} at {}", error.instance_path());
+        }
+        for field in value["data"].as_object().unwrap().keys() {
+            let mut without = value.clone();
+            without["data"].as_object_mut().unwrap().remove(field);
+            assert!(!event.is_valid(&without), "{name}: every field is there: {field}");
+        }
+    }
+    let properties = &read_json(&folder().join("teacher-status-changed.schema.json"))["properties"];
+    let words: Vec<_> = TokenStatus::WORDS.iter().map(|(_, word)| json!(word)).collect();
+    assert_eq!(properties["tokenStatus"]["enum"], Value::Array(words));
+    let words: Vec<_> = token_statuses().map(|word| json!(word)).collect();
+    assert_eq!(properties["previousTokenStatus"]["enum"], Value::Array(words));
+    let asyncapi: Value =
+        serde_norway::from_str(&String::from_utf8(read(&folder().join("asyncapi.yaml"))).unwrap()).unwrap();
+    let subjects: Vec<_> = TokenStatus::WORDS.iter().map(|(_, word)| json!(word.to_lowercase())).collect();
+    assert_eq!(asyncapi["channels"]["meetTeachers"]["parameters"]["status"]["enum"], Value::Array(subjects));
+    let example = &asyncapi["components"]["messages"]["TeacherStatusChanged"]["examples"][0]["payload"];
+    assert_eq!(*example, read_json(&folder().join("examples/teacher/reconnect-required.json")));
 }
 
 #[test]

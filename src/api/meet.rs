@@ -127,7 +127,7 @@ fn document(headers: &HeaderMap, served: &Served) -> Response<Body> {
 }
 
 /// 200 with the body, or 304 when `If-None-Match` knows the tag.
-fn tagged(headers: &HeaderMap, tag: HeaderValue, body: Bytes) -> Response<Body> {
+pub(super) fn tagged(headers: &HeaderMap, tag: HeaderValue, body: Bytes) -> Response<Body> {
     let known = etag::is_known(headers, &tag);
     let mut response = Response::new(if known { Body::empty() } else { Body::from(body) });
     if known {

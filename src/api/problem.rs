@@ -78,6 +78,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "SESSION_NOT_FOUND", "The session is not known", detail)
     }
 
+    /// 404: neither a session nor a grant of this teacher was ever seen.
+    pub fn teacher_not_found() -> Self {
+        let detail = "no booking event named this teacher so far, and no Google account was ever connected for them";
+        Self::new(StatusCode::NOT_FOUND, "TEACHER_NOT_FOUND", "The teacher is not known", detail)
+    }
+
     /// 404: no such route.
     pub fn route_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "ROUTE_NOT_FOUND", "There is nothing here", "no route has this path")

@@ -39,7 +39,10 @@ pub fn run(
 }
 
 fn check(environment: &BTreeMap<String, String>, as_json: bool, out: &mut dyn Write) -> io::Result<u8> {
-    let mistakes = Config::load(environment, Need::Serve).err().map(|errors| errors.0).unwrap_or_default();
+    let (mistakes, notes) = match Config::load(environment, Need::Serve) {
+        Ok(config) => (Vec::new(), config.notes),
+        Err(errors) => (errors.0, Vec::new()),
+    };
     if as_json {
         let mistakes: Vec<_> = mistakes
             .iter()
@@ -47,9 +50,12 @@ fn check(environment: &BTreeMap<String, String>, as_json: bool, out: &mut dyn Wr
                 |mistake| json!({"variable": mistake.variable, "problem": mistake.problem, "allowed": mistake.allowed}),
             )
             .collect();
-        writeln!(out, "{:#}", json!({"ok": mistakes.is_empty(), "mistakes": mistakes}))?;
+        writeln!(out, "{:#}", json!({"ok": mistakes.is_empty(), "mistakes": mistakes, "notes": notes}))?;
     } else if mistakes.is_empty() {
         writeln!(out, "The configuration is complete and free of mistakes.")?;
+        for note in &notes {
+            writeln!(out, "note: {note}")?;
+        }
     } else {
         for mistake in &mistakes {
             writeln!(out, "{mistake}")?;

@@ -1,6 +1,7 @@
 //! Reads variables from an environment and collects every mistake instead of stopping at the first.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::Path;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -44,13 +45,14 @@ struct Found {
 pub(super) struct Reader {
     values: BTreeMap<&'static str, Found>,
     mistakes: Vec<Mistake>,
+    notes: Vec<String>,
 }
 
 impl Reader {
     /// Gathers the value of every known variable. An empty one counts as unset, as compose files produce it from
     /// `${NAME:-}`.
     pub(super) fn new(environment: &BTreeMap<String, String>) -> Self {
-        let mut reader = Self { values: BTreeMap::new(), mistakes: unknown_names(environment) };
+        let mut reader = Self { values: BTreeMap::new(), mistakes: unknown_names(environment), notes: Vec::new() };
         let set = |name: &str| environment.get(name).map(String::as_str).filter(|value| !value.trim().is_empty());
         for variable in VARIABLES {
             let file_name = format!("{}_FILE", variable.name);
@@ -63,7 +65,10 @@ impl Reader {
                 }
                 (Some(value), None) => Found { value: value.trim().into(), origin: Origin::Env },
                 (None, Some(path)) => match secret_from_file(Path::new(path)) {
-                    Ok(value) => Found { value, origin: Origin::File },
+                    Ok((value, note)) => {
+                        reader.notes.extend(note.map(|note| format!("{file_name}: {note}")));
+                        Found { value, origin: Origin::File }
+                    }
                     Err(problem) => {
                         reader.mistakes.push(Mistake { variable: file_name, problem, allowed: None });
                         continue;
@@ -132,6 +137,11 @@ impl Reader {
         self.mistakes.push(Mistake { variable: name.to_owned(), problem, allowed });
     }
 
+    /// What is allowed and worth a warning.
+    pub(super) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
     /// Everything noted, in order of the names.
     pub(super) fn into_mistakes(mut self) -> Vec<Mistake> {
         self.mistakes.sort_by(|a, b| a.variable.cmp(&b.variable));
@@ -174,26 +184,36 @@ fn unknown_names(environment: &BTreeMap<String, String>) -> Vec<Mistake> {
         .collect()
 }
 
-/// The content of a file without the line end that editors and `echo` put there.
-fn secret_from_file(path: &Path) -> Result<SecretString, String> {
-    refuse_open_file(path)?;
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+/// The content of a file without the line end that editors and `echo` put there, and what the operator should know of
+/// it.
+fn secret_from_file(path: &Path) -> Result<(SecretString, Option<String>), String> {
+    let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    // What is judged and what is read is one and the same file, whatever becomes of its name in between.
+    let mut file = std::fs::File::open(path).map_err(cannot)?;
+    let note = access_of(path, &file.metadata().map_err(cannot)?)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(cannot)?;
     let text = text.trim();
-    if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok(text.into()) }
+    if text.is_empty() { Err(format!("{} is empty", path.display())) } else { Ok((text.into(), note)) }
 }
 
-/// Refuses a secret that other accounts of the machine can read.
+/// Refuses a secret that other accounts of the machine can read, unless root put it there for them.
 #[cfg(unix)]
-fn refuse_open_file(path: &Path) -> Result<(), String> {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-    let metadata = std::fs::metadata(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    let mode = metadata.permissions().mode() & 0o777;
-    // Where there is no such folder, the file counts as ours.
-    let us = std::fs::metadata("/proc/self").map_or(metadata.uid(), |process| process.uid());
-    if !is_open(mode, metadata.uid() == us) {
-        return Ok(());
+fn access_of(path: &Path, metadata: &std::fs::Metadata) -> Result<Option<String>, String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mode = metadata.mode() & 0o777;
+    match access(metadata.uid(), mode) {
+        Access::Private => Ok(None),
+        Access::Published => Ok(Some(format!(
+            "{} can be read by other accounts of this machine (mode {mode:03o}); accepted, because it belongs to root",
+            path.display()
+        ))),
+        Access::Open => Err(format!(
+            "{} is open to other accounts (mode {mode:03o}); run `chmod 600` on it, or let it belong to root and be \
+             writable by nobody else",
+            path.display()
+        )),
     }
-    Err(format!("{} is open to other accounts (mode {mode:03o}); run `chmod 600` on it", path.display()))
 }
 
 /// Whether other accounts can read a file of that mode. One that belongs to somebody else and is readable for its group was
@@ -206,8 +226,34 @@ fn is_open(mode: u32, is_ours: bool) -> bool {
 }
 
 #[cfg(not(unix))]
-fn refuse_open_file(_path: &Path) -> Result<(), String> {
-    Ok(())
+fn access_of(_path: &Path, _metadata: &std::fs::Metadata) -> Result<Option<String>, String> {
+    Ok(None)
+}
+
+/// Who may do what with a file.
+#[cfg(unix)]
+#[derive(Debug, PartialEq, Eq)]
+enum Access {
+    /// Only its owner reads and writes it.
+    Private,
+    /// Others read it, but only root writes it: secret volumes of Kubernetes (0644 by default) and Docker (0444) are
+    /// made so, in a file system that only the container sees. We cannot tell that from a careless root, hence a
+    /// warning.
+    Published,
+    /// Others write it, or somebody else's file is there for all to read.
+    Open,
+}
+
+#[cfg(unix)]
+fn access(owner: u32, mode: u32) -> Access {
+    let (of_others, writable_by_others) = (mode & 0o077, mode & 0o022);
+    if of_others == 0 {
+        Access::Private
+    } else if owner == 0 && writable_by_others == 0 {
+        Access::Published
+    } else {
+        Access::Open
+    }
 }
 
 /// A URL without user, password and query, which may hold secrets.
@@ -227,19 +273,27 @@ fn masked_url(text: &str) -> String {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use super::is_open;
+    use super::*;
 
     #[test]
-    fn a_secret_may_be_lent_to_our_group_by_its_owner_only() {
-        for mode in [0o600, 0o400, 0o700] {
-            assert!(!is_open(mode, true) && !is_open(mode, false), "{mode:o}");
-        }
-        for mode in [0o440, 0o640] {
-            assert!(is_open(mode, true), "{mode:o}: ours, and others can read it");
-            assert!(!is_open(mode, false), "{mode:o}: root's, lent to our group");
-        }
-        for mode in [0o644, 0o604, 0o460, 0o450] {
-            assert!(is_open(mode, true) && is_open(mode, false), "{mode:o}");
+    fn only_root_may_publish_a_secret() {
+        for (owner, mode, expected) in [
+            (1000, 0o600, Access::Private),
+            (1000, 0o400, Access::Private),
+            (0, 0o600, Access::Private),
+            (0, 0o644, Access::Published), // Kubernetes: defaultMode of a secret volume
+            (0, 0o444, Access::Published), // Docker and Podman secrets
+            (0, 0o440, Access::Published), // Kubernetes with fsGroup
+            (0, 0o755, Access::Published),
+            (0, 0o664, Access::Open),
+            (0, 0o646, Access::Open),
+            (0, 0o777, Access::Open),
+            (1000, 0o644, Access::Open),
+            (1000, 0o640, Access::Open),
+            (1000, 0o604, Access::Open),
+            (65_534, 0o444, Access::Open),
+        ] {
+            assert_eq!(access(owner, mode), expected, "{owner} {mode:o}");
         }
     }
 }

@@ -22,6 +22,7 @@ use super::oauth::{TokenEndpoint, TokenGrant, covers_calendar};
 use crate::clock::Clock;
 use crate::credential::{KeyRing, Slot};
 use crate::model::{GoogleSub, TeacherId, UnixMillis};
+use crate::retry::{Jitter, fraction};
 use crate::store::{Credential, RefreshTurn, RefreshedToken, Store, StoreError, TokenStatus};
 use crate::telemetry::Metrics;
 
@@ -30,6 +31,10 @@ use crate::telemetry::Metrics;
 const MARGIN_MS: i64 = 5 * 60_000;
 /// How long a turn to refresh lasts: the token endpoint's timeout and some for the database.
 const TURN_MS: i64 = 20_000;
+/// An idle grant is used again after three to four weeks, at random, so that those who connected together do not come
+/// together for ever. Google lets a grant die that was not used for six months.
+const TOUCH_AFTER_MS: i64 = 21 * 24 * 3_600_000;
+const TOUCH_SPREAD_MS: i64 = 7 * 24 * 3_600_000;
 /// Longest wait for somebody else's turn, all in all.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between looks at whether somebody else's turn is over.
@@ -113,10 +118,40 @@ fn unusable(status: TokenStatus) -> Option<GoogleError> {
     Some(GoogleError::unanswered(class, message))
 }
 
-/// Whether `token` is the one that Google has just rejected.
-fn is_rejected(token: &SecretString, rejected: Option<&SecretString>) -> bool {
-    rejected
-        .is_some_and(|rejected| bool::from(token.expose_secret().as_bytes().ct_eq(rejected.expose_secret().as_bytes())))
+/// Which token will do.
+#[derive(Debug, Clone, Copy)]
+enum Wanted<'a> {
+    /// Any that is fresh.
+    Fresh,
+    /// Another one than this, which Google has just rejected.
+    OtherThan(&'a SecretString),
+    /// One that came after this version of the credential, although that one may last a little.
+    NewerThan(i64),
+}
+
+impl Wanted<'_> {
+    fn is_met_by(self, token: &SecretString, token_version: i64) -> bool {
+        match self {
+            Self::Fresh => true,
+            Self::OtherThan(rejected) => {
+                !bool::from(token.expose_secret().as_bytes().ct_eq(rejected.expose_secret().as_bytes()))
+            }
+            Self::NewerThan(version) => token_version > version,
+        }
+    }
+}
+
+/// What became of [`AccessTokens::renew`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewed {
+    /// There is a new access token, from us or from another process.
+    Yes,
+    /// Another process is at it, or the teacher's connection changed meanwhile.
+    LeftToOthers,
+}
+
+fn impatient() -> GoogleError {
+    GoogleError::unanswered(Class::Transient, "token: another process is refreshing it and does not finish")
 }
 
 /// Access tokens of all teachers. Share one per process, behind an `Arc`.
@@ -128,6 +163,7 @@ pub struct AccessTokens {
     clock: Clock,
     breaker: Breaker,
     metrics: Arc<Metrics>,
+    jitter: Jitter,
     cache: Mutex<HashMap<TeacherId, Cached>>,
     /// A lock per teacher that is being refreshed; entries go when nobody waits.
     refreshing: Mutex<HashMap<TeacherId, Arc<tokio::sync::Mutex<()>>>>,
@@ -143,6 +179,7 @@ impl AccessTokens {
             clock,
             breaker: Breaker::default(),
             metrics: Arc::default(),
+            jitter: Jitter::from_system(),
             cache: Mutex::default(),
             refreshing: Mutex::default(),
         }
@@ -174,30 +211,51 @@ impl AccessTokens {
         credential: &Credential,
         rejected: Option<&SecretString>,
     ) -> Result<SecretString, AccessError> {
-        if let Some(token) = self.known(credential, rejected) {
+        let wanted = rejected.map_or(Wanted::Fresh, Wanted::OtherThan);
+        if let Some(token) = self.known(credential, wanted) {
             return Ok(token);
         }
         let lock = self.lock_of(&credential.teacher);
         let outcome = {
             let _alone = lock.lock().await;
-            self.token_alone(credential, rejected).await
+            self.token_alone(credential, wanted, true).await
         };
         drop(lock);
         self.forget_lock(&credential.teacher);
-        outcome
+        // Nobody gives up while there is patience.
+        outcome?.ok_or_else(|| impatient().into())
+    }
+
+    /// Refreshes although there may be a token that lasts a little: ahead of need, or so that an idle grant does not
+    /// die unused. Does nothing if a newer token than that of `credential` is there already, and does not wait for
+    /// others.
+    ///
+    /// # Errors
+    ///
+    /// As [`AccessTokens::token`].
+    pub async fn renew(&self, credential: &Credential) -> Result<Renewed, AccessError> {
+        let lock = self.lock_of(&credential.teacher);
+        let outcome = match lock.try_lock() {
+            Ok(_alone) => self.token_alone(credential, Wanted::NewerThan(credential.token_version), false).await,
+            Err(_) => Ok(None),
+        };
+        drop(lock);
+        self.forget_lock(&credential.teacher);
+        Ok(if outcome?.is_some() { Renewed::Yes } else { Renewed::LeftToOthers })
     }
 
     /// A token that is at hand, in memory or sealed in `credential`.
-    fn known(&self, credential: &Credential, rejected: Option<&SecretString>) -> Option<SecretString> {
+    fn known(&self, credential: &Credential, wanted: Wanted<'_>) -> Option<SecretString> {
         let now = self.clock.now();
-        let is_good =
-            |token: &SecretString, lifetime: Lifetime| lifetime.is_fresh(now) && !is_rejected(token, rejected);
+        let is_good = |token: &SecretString, token_version: i64, lifetime: Lifetime| {
+            lifetime.is_fresh(now) && wanted.is_met_by(token, token_version)
+        };
         if let Some(cached) = self.cache().get(&credential.teacher)
             && cached.account == credential.account
             && cached.token_version >= credential.token_version
         {
             // What is stored beside an older version can only be an older token.
-            return is_good(&cached.token, cached.lifetime).then(|| cached.token.clone());
+            return is_good(&cached.token, cached.token_version, cached.lifetime).then(|| cached.token.clone());
         }
         if credential.status != TokenStatus::Connected {
             return None;
@@ -211,19 +269,21 @@ impl AccessTokens {
         let slot = Slot::access_token(&credential.teacher, &credential.account);
         // One that does not open (its key is gone) is no loss: a new one is asked for.
         let token = self.keys.open(slot, credential.access_token.as_deref()?).ok()?;
-        if !is_good(&token, lifetime) {
+        if !is_good(&token, credential.token_version, lifetime) {
             return None;
         }
         self.keep(credential, credential.token_version, &token, lifetime);
         Some(token)
     }
 
-    /// Holding the teacher's lock: reads the credential, and refreshes unless somebody else has.
+    /// Holding the teacher's lock: reads the credential, and refreshes unless somebody else has. `None`: another
+    /// process is at it, and we do not wait.
     async fn token_alone(
         &self,
         asked: &Credential,
-        rejected: Option<&SecretString>,
-    ) -> Result<SecretString, AccessError> {
+        wanted: Wanted<'_>,
+        waits: bool,
+    ) -> Result<Option<SecretString>, AccessError> {
         let give_up_at = Instant::now() + PATIENCE;
         loop {
             let Some(credential) = self.store.credential(&asked.teacher).await? else {
@@ -237,8 +297,8 @@ impl AccessTokens {
             if let Some(error) = unusable(credential.status) {
                 return Err(error.into());
             }
-            if let Some(token) = self.known(&credential, rejected) {
-                return Ok(token);
+            if let Some(token) = self.known(&credential, wanted) {
+                return Ok(Some(token));
             }
             let now = self.clock.now();
             if let Err(open) = self.breaker.admit(now) {
@@ -248,15 +308,15 @@ impl AccessTokens {
             match self.store.begin_refresh(&credential.teacher, version, now, TURN_MS).await? {
                 RefreshTurn::Mine { turn } => {
                     if let Some(token) = self.refresh(&credential, turn).await? {
-                        return Ok(token);
+                        return Ok(Some(token));
                     }
                 }
                 RefreshTurn::Moved => {}
-                RefreshTurn::Theirs { .. } => tokio::time::sleep(LOOK_EVERY).await,
+                RefreshTurn::Theirs { .. } if waits => tokio::time::sleep(LOOK_EVERY).await,
+                RefreshTurn::Theirs { .. } => return Ok(None),
             }
             if Instant::now() >= give_up_at {
-                let message = "token: another process is refreshing it and does not finish";
-                return Err(GoogleError::unanswered(Class::Transient, message).into());
+                return Err(impatient().into());
             }
         }
     }
@@ -313,13 +373,19 @@ impl AccessTokens {
         }
         let seal = |slot, token| self.keys.seal(slot, token).map_err(|error| ours(format!("token: {error}")));
         let new_refresh_token = grant.refresh_token.as_ref();
+        let now = self.clock.now();
         let refreshed = RefreshedToken {
             access_token: seal(Slot::access_token(teacher, account), &grant.access_token)?,
-            access_expires_at: self.clock.now().plus(grant.expires_in_ms),
+            access_expires_at: now.plus(grant.expires_in_ms),
             refresh_token: new_refresh_token
                 .map(|token| seal(Slot::refresh_token(teacher, account), token))
                 .transpose()?,
             scopes: grant.scopes.clone(),
+            refresh_expires_at: grant.refresh_token_expires_in_s.map(|seconds| {
+                // Cut to a century, so that nothing Google sends can overflow.
+                now.plus(i64::try_from(seconds).unwrap_or(i64::MAX).min(100 * 366 * 86_400) * 1000)
+            }),
+            touch_at: now.plus(TOUCH_AFTER_MS + fraction(TOUCH_SPREAD_MS, self.jitter.next())),
         };
         Ok((grant, refreshed))
     }

@@ -3,7 +3,7 @@
 //!
 //! One for the Calendar API and one for the token endpoint; they fail for different reasons.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::{Class, GoogleError};
 use crate::model::UnixMillis;
@@ -11,9 +11,9 @@ use crate::model::UnixMillis;
 /// Time between probes of an open breaker: one minute.
 pub const PROBE_EVERY_MS: i64 = 60_000;
 
-/// Closed while Google accepts our set-up; open, with a probe a minute, while it does not.
-#[derive(Debug, Default)]
-pub struct Breaker(Mutex<Option<Open>>);
+/// Closed while Google accepts our set-up; open, with a probe a minute, while it does not. Clones share the state.
+#[derive(Debug, Clone, Default)]
+pub struct Breaker(Arc<Mutex<Option<Open>>>);
 
 /// An open breaker.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,6 +18,13 @@ pub(super) struct Draft {
     created_at_ms: i64,
 }
 
+impl Draft {
+    /// A result that continues no trace.
+    pub(super) fn new(message_id: String, key: String, subject: String, payload: String, now: UnixMillis) -> Self {
+        Self { message_id, key, subject, payload, traceparent: None, created_at_ms: now.get() }
+    }
+}
+
 /// The CloudEvent that says that a status document changed.
 pub(super) fn status_changed(document: &Document, json: &str, traceparent: Option<&str>, now: UnixMillis) -> Draft {
     let message_id = message_id(now);
@@ -45,7 +52,7 @@ pub(super) fn status_changed(document: &Document, json: &str, traceparent: Optio
 }
 
 /// A UUIDv7 (RFC 9562 §5.7) of that time.
-fn message_id(now: UnixMillis) -> String {
+pub(super) fn message_id(now: UnixMillis) -> String {
     let ms = u64::try_from(now.get()).unwrap_or(0);
     let nanos = u32::try_from(ms % 1000 * 1_000_000).expect("less than a second of nanoseconds fits");
     uuid::Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, ms / 1000, nanos)).to_string()

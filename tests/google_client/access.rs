@@ -292,3 +292,32 @@ async fn a_refresh_token_that_google_replaces_is_kept() {
     let kept = world.keys.open(slot, stored.refresh_token.as_deref().unwrap()).unwrap();
     assert_eq!(kept.expose_secret(), "1//MARKER-rotated");
 }
+
+#[tokio::test]
+async fn a_grant_that_ends_by_itself_says_when() {
+    let world = World::new().await;
+    let ends_at = async || {
+        let connection = world.store.connection(&world.teacher, world.clock.now()).await.unwrap().unwrap();
+        connection.grant.unwrap().ends_at
+    };
+    let mut body = token("ya29.MARKER-1");
+    body["refresh_token_expires_in"] = json!(604_800);
+    world.answer(200, body).await;
+    let replica = world.replica();
+    replica.token(&world.credential().await, None).await.unwrap();
+    assert_eq!(ends_at().await, Some(T0.plus(168 * HOUR_MS)));
+    // A later answer that is silent about it takes nothing back.
+    world.clock.advance_ms(HOUR_MS);
+    world.answer_tokens().await;
+    replica.token(&world.credential().await, None).await.unwrap();
+    assert_eq!(ends_at().await, Some(T0.plus(168 * HOUR_MS)));
+    // What no clock can show is cut, and a new consent starts over.
+    world.clock.advance_ms(HOUR_MS);
+    let mut body = token("ya29.MARKER-3");
+    body["refresh_token_expires_in"] = json!(u64::MAX);
+    world.answer(200, body).await;
+    replica.token(&world.credential().await, None).await.unwrap();
+    assert!(ends_at().await.is_some_and(|at| at > T0.plus(876_000 * HOUR_MS)));
+    world.connect("1001", "new").await;
+    assert_eq!(ends_at().await, None);
+}

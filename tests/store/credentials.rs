@@ -12,6 +12,8 @@ pub fn refreshed() -> RefreshedToken {
         access_expires_at: NOW.plus(HOUR_MS),
         refresh_token: None,
         scopes: None,
+        refresh_expires_at: None,
+        touch_at: NOW.plus(500 * HOUR_MS),
     }
 }
 

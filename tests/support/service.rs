@@ -383,11 +383,16 @@ impl World {
         self.calls(session).into_iter().filter(|operation| operation.is_write()).collect()
     }
 
-    /// Everything on stream `MEET` now, in order.
+    /// Everything about sessions on stream `MEET` now, in order.
     pub async fn published(&self) -> Vec<Published> {
+        self.published_on("meet.session.>").await
+    }
+
+    /// Everything on these subjects of stream `MEET` now, in order.
+    pub async fn published_on(&self, subjects: &str) -> Vec<Published> {
         let mut messages = Vec::new();
         let mut next = 1;
-        while let Some(message) = self.connection.get_next("MEET", next, "meet.>").await.unwrap() {
+        while let Some(message) = self.connection.get_next("MEET", next, subjects).await.unwrap() {
             next = message.sequence + 1;
             messages.push(Published {
                 subject: message.raw.subject,
