@@ -37,3 +37,4 @@ bench: ## figures of this machine, as ratios within one run
 tools: ## find or fetch what the tests and `make run` need beside Rust
 	@.ci/nats-server >/dev/null
 	@.ci/postgres >/dev/null
+	@.ci/chromium >/dev/null

@@ -17,11 +17,13 @@ use crate::plan::{Code, MeetEvent, Sibling};
 use crate::projection::{Outcome, Session};
 use crate::status::MeetStatus;
 
+mod connections;
 mod credentials;
 mod dead_letters;
 mod documents;
 mod epochs;
 mod ingest;
+mod oauth_flows;
 mod opening;
 mod outbox;
 mod postgres;
@@ -32,6 +34,12 @@ mod sql;
 mod sqlite;
 mod tokens;
 mod working;
+
+pub use connections::{
+    Connected, DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, NewConnection, REMOVING_MAX_MS,
+    REVOKING_MAX_MS, Revocation,
+};
+pub use oauth_flows::{Consumed, Flow, NewFlow};
 
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]
@@ -270,17 +278,20 @@ pub enum TokenStatus {
     ScopeMissing,
     /// `admin_policy_enforced`.
     AdminBlocked,
+    /// Usable for removing events alone: they go first, then the grant.
+    Disconnecting,
     /// Disconnected on purpose.
     Disconnected,
 }
 
 impl TokenStatus {
     /// All states with the word in documents and in the database.
-    pub const WORDS: [(Self, &'static str); 5] = [
+    pub const WORDS: [(Self, &'static str); 6] = [
         (Self::Connected, "CONNECTED"),
         (Self::ReconnectRequired, "RECONNECT_REQUIRED"),
         (Self::ScopeMissing, "SCOPE_MISSING"),
         (Self::AdminBlocked, "ADMIN_BLOCKED"),
+        (Self::Disconnecting, "DISCONNECTING"),
         (Self::Disconnected, "DISCONNECTED"),
     ];
 

@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::sql::{Row, Sql, Tx, args, batch, both, with_batch, word};
-use super::{Credential, NewCredential, RefreshTurn, RefreshedToken, Result, Store, TokenStatus, queue, rows};
+use super::{
+    Credential, NewCredential, RefreshTurn, RefreshedToken, Result, Store, TokenStatus, connections, queue, rows,
+};
 use crate::model::{GoogleSub, TeacherId, UnixMillis};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -128,6 +130,7 @@ impl Store {
             now,
         ];
         tx.execute(PUT, values).await?;
+        connections::drop_disconnects(&mut tx, &new.teacher, &new.account).await?;
         queue::wake(&mut tx, &new.teacher, now).await?;
         tx.commit().await
     }
