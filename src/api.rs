@@ -2,7 +2,8 @@
 //!
 //! [`meet`] answers from the store, or from [`cache`] where that is allowed; [`auth`] says who asks, [`edge`] is what
 //! every request passes, [`problem`] is every answer that is not a success, [`health`] is for whoever runs us.
-//! Deliberately absent: calls to Google, writes to a session, CORS.
+//! [`oauth`] connects and disconnects teachers; it alone leads to calls to Google. Deliberately absent: writes to a session,
+//! CORS.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,11 +12,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 
 use crate::clock::Clock;
+use crate::connect::Connect;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -26,6 +28,7 @@ mod edge;
 mod etag;
 pub mod health;
 mod meet;
+pub(crate) mod oauth;
 pub mod problem;
 mod query;
 mod wait;
@@ -36,7 +39,16 @@ pub use health::{Check, Readiness};
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Every route, as the labels of metrics know them.
-const ROUTES: [&str; 5] = ["/api/google/meet/{sessionId}", "/api/google/meet", "/livez", "/readyz", "/metrics"];
+const ROUTES: [&str; 8] = [
+    "/api/google/meet/{sessionId}",
+    "/api/google/meet",
+    "/api/google/oauth/start",
+    "/api/google/oauth/callback",
+    "/api/google/disconnect/{teacherId}",
+    "/livez",
+    "/readyz",
+    "/metrics",
+];
 
 /// What the API works with.
 #[derive(Debug)]
@@ -53,6 +65,8 @@ pub struct ApiOptions {
     pub readiness: Readiness,
     /// `API_TOKENS_FILE`
     pub tokens_file: Option<PathBuf>,
+    /// Connects and disconnects teachers; without it those routes are not there.
+    pub connect: Option<Connect>,
 }
 
 /// Shared by all requests, cheap to clone.
@@ -67,6 +81,7 @@ struct Inner {
     shutdown: Shutdown,
     readiness: Readiness,
     auth: auth::Authenticator,
+    connect: Option<Connect>,
     documents: cache::Documents,
     waits: wait::Waits,
 }
@@ -74,9 +89,10 @@ struct Inner {
 impl ApiState {
     /// Must be called inside a Tokio runtime: a task that wakes long-polls starts here and ends at the drain.
     pub fn new(options: ApiOptions) -> Self {
-        let ApiOptions { store, clock, metrics, shutdown, readiness, tokens_file } = options;
+        let ApiOptions { store, clock, metrics, shutdown, readiness, tokens_file, connect } = options;
         Self(Arc::new(Inner {
             auth: auth::Authenticator::new(store.clone(), clock.clone(), tokens_file),
+            connect,
             documents: cache::Documents::new(store.clone()),
             waits: wait::Waits::listen(&store, shutdown.token()),
             store,
@@ -110,7 +126,12 @@ pub fn admin_router(state: ApiState) -> Router {
 }
 
 fn api_routes() -> Router<ApiState> {
-    Router::new().route("/api/google/meet/{sessionId}", get(meet::one)).route("/api/google/meet", get(meet::many))
+    Router::new()
+        .route("/api/google/meet/{sessionId}", get(meet::one))
+        .route("/api/google/meet", get(meet::many))
+        .route("/api/google/oauth/start", get(oauth::start))
+        .route("/api/google/oauth/callback", get(oauth::callback))
+        .route("/api/google/disconnect/{teacherId}", post(oauth::disconnect))
 }
 
 fn health_routes() -> Router<ApiState> {

@@ -25,6 +25,7 @@ pub mod event;
 pub mod nats;
 pub mod print;
 pub mod session;
+pub mod teacher;
 pub mod token;
 
 use print::Output;
@@ -79,6 +80,9 @@ enum Command {
     /// Teachers' Google credentials
     #[command(subcommand)]
     Credential(CredentialCommand),
+    /// Teachers and their Google accounts
+    #[command(subcommand)]
+    Teacher(teacher::TeacherCommand),
     /// API tokens
     #[command(subcommand)]
     Token(token::TokenAction),
@@ -255,6 +259,11 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
                 .await
                 .map(|_| Exit::Ok)
                 .map_err(|error| CommandError::of(&error, 1))
+        }
+        Command::Teacher(teacher::TeacherCommand::Disconnect(args)) => {
+            let config = Config::load(&environment, Need::Google)?;
+            let google = service::google_config(&config)?;
+            teacher::disconnect(&args, google, &migrated(&environment).await?, &clock, output, out).await
         }
         Command::Token(action) => {
             let store = migrated(&environment).await?;

@@ -18,6 +18,7 @@ use crate::api::{self, ApiOptions, ApiState};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::config::{Config, GoogleConfig};
+use crate::connect::{Connect, Disconnector, Parts};
 use crate::consumer::{self, ConsumerContext, Health};
 use crate::credential::KeyRing;
 use crate::google::access::AccessTokens;
@@ -90,6 +91,17 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
 
     let metrics = Arc::new(Metrics::new());
     let health = Arc::new(Health::new(Arc::clone(&metrics)));
+    let wake = Arc::new(Notify::new());
+    let access = access(&google, &store, &keys, &clock);
+    let parts = Parts {
+        store: store.clone(),
+        keys: Arc::clone(&keys),
+        clock: clock.clone(),
+        access: Arc::clone(&access),
+        wake: Arc::clone(&wake),
+    };
+    let connect = Connect::new(&config, parts);
+    let disconnector = connect.as_ref().map(|connect| connect.disconnector().clone());
     let is_prepared = Arc::new(AtomicBool::new(false));
     let state = ApiState::new(ApiOptions {
         store: store.clone(),
@@ -98,6 +110,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         shutdown: shutdown.clone(),
         readiness: readiness(&health, &is_prepared),
         tokens_file: config.http.tokens_file.clone(),
+        connect,
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -106,11 +119,11 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         }
     });
 
-    let wake = Arc::new(Notify::new());
     let loops = Loops {
         config,
         google,
-        keys,
+        access,
+        disconnector,
         store: store.clone(),
         clock,
         metrics,
@@ -163,11 +176,19 @@ fn readiness(health: &Arc<Health>, is_prepared: &Arc<AtomicBool>) -> Readiness {
     })
 }
 
+/// One cache of access tokens and one breaker of the token endpoint for the whole process.
+fn access(google: &GoogleConfig, store: &Store, keys: &Arc<KeyRing>, clock: &Clock) -> Arc<AccessTokens> {
+    let endpoint =
+        TokenEndpoint::new(http_client(), &google.client_id, &google.client_secret, google.token_uri.clone());
+    Arc::new(AccessTokens::new(store.clone(), endpoint, Arc::clone(keys), clock.clone()))
+}
+
 /// What the loops are made of.
 struct Loops {
     config: Config,
     google: GoogleConfig,
-    keys: Arc<KeyRing>,
+    access: Arc<AccessTokens>,
+    disconnector: Option<Disconnector>,
     store: Store,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -202,6 +223,9 @@ impl Loops {
             health: Arc::new(OutboxHealth::default()),
             cancel: shutdown.token(),
         }));
+        if let Some(disconnector) = self.disconnector.clone() {
+            loops.spawn(disconnector.run(shutdown.token()));
+        }
         let caught_up = self.health.caught_up();
         let cancel = shutdown.token();
         loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });
@@ -215,15 +239,11 @@ impl Loops {
 
     fn reconciler(&self) -> Reconciler {
         let google = &self.google;
-        let http = http_client();
-        let endpoint =
-            TokenEndpoint::new(http.clone(), &google.client_id, &google.client_secret, google.token_uri.clone());
-        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone());
         Reconciler::new(Context {
             store: self.store.clone(),
             gateway: Gateway {
-                calendar: CalendarClient::new(http, google.calendar_api_root.clone(), google.send_updates),
-                access: Arc::new(access),
+                calendar: CalendarClient::new(http_client(), google.calendar_api_root.clone(), google.send_updates),
+                access: Arc::clone(&self.access),
                 limits: Limits::new(google.rate_per_teacher, google.rate_per_project, google.max_in_flight),
                 breaker: Breaker::default(),
                 clock: self.clock.clone(),

@@ -51,6 +51,12 @@ impl ConsentPage {
         &self.redirect_uri
     }
 
+    /// What is asked for, space-separated.
+    pub fn scopes(&self) -> String {
+        let scopes: Vec<&str> = self.scopes.iter().map(|scope| scope.as_str()).collect();
+        scopes.join(" ")
+    }
+
     /// A new consent. `login_hint` is the address of the account that is expected; `choose_account` has Google show
     /// all of the person's accounts.
     ///
