@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+#[macro_use]
 mod support;
 
 mod api;
 mod cli;
 mod config;
+mod connect;
 mod dependencies;
 mod fake_google;
 mod faults;

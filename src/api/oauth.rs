@@ -151,18 +151,16 @@ pub(crate) fn document(seen: &Disconnection) -> serde_json::Value {
 }
 
 fn message(seen: &Disconnection) -> String {
-    let events = match seen.events {
-        1 => "1 future event".to_owned(),
-        count => format!("{count} future events"),
-    };
+    let count = seen.events;
+    let (events, are, stay) = if count == 1 { ("event", "is", "stays") } else { ("events", "are", "stay") };
     match (seen.phase, seen.outcome) {
-        (DisconnectPhase::Removing, _) => {
-            format!(
-                "{events} are being removed from the calendar; then the access is revoked at Google. Ask again to see how far it is."
-            )
-        }
+        (DisconnectPhase::Removing, _) => format!(
+            "{count} future {events} {are} being removed from the calendar; then the access is revoked at Google. Ask again \
+             to see how far it is."
+        ),
         (DisconnectPhase::Revoking, _) => format!(
-            "The service has given up its access; Google has not confirmed the revocation yet, which goes on by itself. {events} stay."
+            "The service has given up its access. Google has not confirmed the revocation yet; that goes on by itself. \
+             {count} future {events} {stay} on the calendar."
         ),
         (DisconnectPhase::Done, outcome) => {
             let how = match outcome {
@@ -171,14 +169,12 @@ fn message(seen: &Disconnection) -> String {
                     "The access is wiped here. It is not revoked at Google, because another teacher uses the same account."
                 }
                 Some(DisconnectOutcome::GivenUp) => {
-                    "The access is wiped here, but Google did not revoke it: the teacher can remove it at https://myaccount.google.com/connections."
+                    "The access is wiped here, but Google did not revoke it: the teacher can remove it at \
+                     https://myaccount.google.com/connections."
                 }
                 Some(DisconnectOutcome::NoToken) | None => "There is no access.",
             };
-            match seen.events {
-                0 => format!("{how} No future events are left on the calendar."),
-                _ => format!("{how} {events} stay on the calendar."),
-            }
+            format!("{how} {count} future {events} {stay} on the calendar.")
         }
     }
 }

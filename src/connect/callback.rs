@@ -140,6 +140,11 @@ impl Connect {
             .open(verifier_slot(&flow.teacher, state_hash), &flow.verifier)
             .map_err(|error| Failure::because(FailureCode::ConfigError, error.to_string()))?;
         let outcome = inner.endpoint.exchange_code(code, &verifier, inner.page.redirect_uri().clone()).await;
+        let failure = outcome.as_ref().err().map(Failure::of_exchange);
+        if let Some(failure) = failure.filter(|failure| failure.code == FailureCode::OrgInternal) {
+            // That is about the account somebody chose; it must not stop the tokens of all teachers.
+            return Err(failure);
+        }
         // An open breaker is not asked: a person waits, and the outcome is as good a probe as any.
         match inner.access.breaker().record(outcome.as_ref().err(), inner.clock.now()) {
             Some(Change::Opened) => error!("Google refuses this installation's OAuth client; token requests pause"),

@@ -252,8 +252,18 @@ const RETRY: Sql = both(
 /// Events of the account that exist or may exist, of sessions that are not over.
 const EVENTS: Sql = both(
     "SELECT COUNT(*) AS events FROM session_meet_event AS r JOIN session AS s ON s.session_id = r.session_id \
-     WHERE r.teacher_id = $1 AND r.google_sub = $2 AND r.phase NOT IN ('new', 'absent', 'foreign') \
+     WHERE r.teacher_id = $1 AND r.google_sub = $2 AND r.phase NOT IN ('absent', 'foreign') \
+     AND (r.phase <> 'new' OR r.intent_operation IS NOT NULL) \
      AND (s.ends_at_ms IS NULL OR s.ends_at_ms > $3)",
+);
+
+/// Events that are still wanted although nobody works on the calendar: results of calls that were under way when the
+/// disconnect began, which put their rows to sleep.
+const ASLEEP: Sql = both(
+    "SELECT 1 AS asleep FROM session_meet_event AS r JOIN session AS s ON s.session_id = r.session_id \
+     WHERE r.teacher_id = $1 AND r.google_sub = $2 AND r.want = 'present' AND r.phase NOT IN ('new', 'absent', 'foreign') \
+     AND (s.ends_at_ms IS NULL OR s.ends_at_ms > $3) \
+     AND NOT EXISTS (SELECT 1 FROM teacher_queue AS q WHERE q.teacher_id = $1 AND q.lease_until_ms > $3) LIMIT 1",
 );
 
 /// Ends what is left of disconnects of an account that is connected again.
@@ -416,6 +426,9 @@ impl Store {
                 // A grant that died meanwhile removes nothing any more.
                 let serves = known.is_some_and(|known| known.status == TokenStatus::Disconnecting);
                 if serves && now < deadline && events(&mut tx, &teacher, &account, now).await? > 0 {
+                    if tx.row(ASLEEP, args![teacher.as_str(), account.0.as_str(), now]).await?.is_some() {
+                        queue::wake_future(&mut tx, &teacher, now).await?;
+                    }
                     tx.execute(LOOK_LATER, later).await?;
                 } else {
                     take_away(&mut tx, &teacher, &account, now).await?;
