@@ -20,6 +20,7 @@ use crate::status::MeetStatus;
 mod connections;
 mod credentials;
 mod dead_letters;
+mod disconnections;
 mod documents;
 mod epochs;
 mod ingest;
@@ -35,9 +36,9 @@ mod sqlite;
 mod tokens;
 mod working;
 
-pub use connections::{
-    Connected, DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, NewConnection, REMOVING_MAX_MS,
-    REVOKING_MAX_MS, Revocation,
+pub use connections::{Connected, NewConnection};
+pub use disconnections::{
+    DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, REMOVING_MAX_MS, REVOKING_MAX_MS, Revocation,
 };
 pub use oauth_flows::{Consumed, Flow, NewFlow};
 

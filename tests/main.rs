@@ -2,8 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-#[macro_use]
 mod support;
+#[macro_use]
+mod story;
 
 mod api;
 mod cli;

@@ -19,7 +19,8 @@ stories! {
         a_shared_account_is_not_revoked,
         a_new_consent_ends_a_disconnect,
         who_may_and_what_is_said,
-        a_grant_that_died_removes_nothing;
+        a_grant_that_died_removes_nothing,
+        operators_disconnect_from_the_command_line;
 }
 
 /// Nothing of the grant is left in the database, and nothing works with it.
@@ -246,4 +247,48 @@ async fn a_grant_that_died_removes_nothing(setup: Setup) {
     );
     assert!(json["message"].as_str().unwrap().contains("1 future event stays"), "{json}");
     world.error("s1", "TEACHER_NOT_CONNECTED").await;
+}
+
+/// `teacher disconnect` beside the service that runs: exit code, standard output, standard error.
+fn command(school: &School, args: &[&str]) -> (i32, String, String) {
+    let ran = std::process::Command::new(env!("CARGO_BIN_EXE_meet-projector"))
+        .args(["teacher", "disconnect"])
+        .args(args)
+        .env_clear()
+        .envs(&school.world.environment)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (ran.status.code().unwrap(), text(ran.stdout), text(ran.stderr))
+}
+
+async fn operators_disconnect_from_the_command_line(setup: Setup) {
+    let school = School::open(setup.teachers(2)).await;
+    let world = &school.world;
+    world.publish(&world.lesson("s1", 0)).await;
+    world.ready("s1", 1).await;
+    let (code, _, said) = command(&school, &["tch_0"]);
+    assert!(code == 2 && said.contains("--reason"), "{code} {said}");
+    let (code, _, said) = command(&school, &["nobody", "--reason", "test"]);
+    assert!(code == 1 && said.contains("never connected"), "{code} {said}");
+
+    // The service does the work; the command says that it goes on.
+    world.fake().configure_account(world.email(0), |account| account.latency_ms = 300);
+    let (code, out, said) = command(&school, &["tch_0", "--remove-events", "--reason", "left the school"]);
+    assert!(code == 5 && out.contains("1 future event is being removed"), "{code} {out} {said}");
+    eventually("the service has removed and revoked", async || {
+        school.credential(0).await.unwrap().status == TokenStatus::Disconnected
+    })
+    .await;
+    eventually("the command says so", async || {
+        let (code, out, _) = command(&school, &["tch_0", "--reason", "again"]);
+        code == 0 && out.contains("revoked at Google") && out.contains("0 future events stay")
+    })
+    .await;
+    assert_eq!(live_events(world, 0), 0);
+
+    let (code, out, said) = command(&school, &["tch_1", "--reason", "left", "--output", "json"]);
+    let json: Value = serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out} {said}"));
+    assert_eq!((code, &json["teacherId"], &json["state"]), (0, &json!("tch_1"), &json!("DONE")));
+    assert_gone(&school, 1).await;
 }

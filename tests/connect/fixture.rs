@@ -187,13 +187,11 @@ impl Landing {
         assert_eq!(self.headers["content-type"], "text/html; charset=utf-8", "{self:?}");
         assert!(self.headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'none'"));
         assert!(self.body.contains("<html lang=\"en\">") && !self.body.contains("<script"), "{}", self.body);
-        match self.body.split_once("Code for your school: ") {
-            Some((_, rest)) => rest.split('<').next().unwrap().to_owned(),
-            None => {
-                assert!(self.body.contains("is connected") && self.status == StatusCode::OK, "{self:?}");
-                "connected".to_owned()
-            }
+        if let Some((_, rest)) = self.body.split_once("Code for your school: ") {
+            return rest.split('<').next().unwrap().to_owned();
         }
+        assert!(self.body.contains("is connected") && self.status == StatusCode::OK, "{self:?}");
+        "connected".to_owned()
     }
 }
 

@@ -1,8 +1,5 @@
 //! Real parts for the tests: they start what they need or fail loudly.
 
-#[macro_use]
-pub mod stories;
-
 pub mod gate;
 pub mod google;
 pub mod nats;

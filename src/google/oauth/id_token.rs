@@ -121,7 +121,7 @@ mod tests {
 
     const NOW_S: i64 = 1_790_000_000;
 
-    fn read(change: Value) -> Result<Identity, IdTokenError> {
+    fn read(change: &Value) -> Result<Identity, IdTokenError> {
         let mut claims = json!({"iss": "https://accounts.google.com", "aud": "us", "azp": "us", "exp": NOW_S + 3600,
             "iat": NOW_S, "sub": "117", "email": "ana@example.com"});
         for (name, value) in change.as_object().unwrap() {
@@ -143,10 +143,10 @@ mod tests {
             json!({"iat": NOW_S + 200}),
             json!({"exp": NOW_S - 200}),
         ] {
-            assert_eq!(read(good.clone()), Ok(ana.clone()), "{good}");
+            assert_eq!(read(&good), Ok(ana.clone()), "{good}");
         }
-        assert_eq!(read(json!({"email": null})).unwrap().email, None);
-        assert_eq!(read(json!({"email": "not an address"})).unwrap().email, None);
+        assert_eq!(read(&json!({"email": null})).unwrap().email, None);
+        assert_eq!(read(&json!({"email": "not an address"})).unwrap().email, None);
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
             (json!({"exp": "soon"}), IdTokenError::Unreadable),
             (json!({"aud": 3}), IdTokenError::Unreadable),
         ] {
-            assert_eq!(read(bad.clone()), Err(error), "{bad}");
+            assert_eq!(read(&bad), Err(error), "{bad}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! How stories become tests.
+//! How a story becomes tests.
 
 /// Tests on SQLite, and on PostgreSQL those that are named after it: in one test, which starts one server for all.
 macro_rules! stories {
