@@ -150,16 +150,14 @@ async fn a_process_dies_between_revoking_and_wiping(setup: Setup) {
 
 async fn google_does_not_revoke_at_once(setup: Setup) {
     let school = School::open(setup).await;
-    school
-        .world
-        .fake()
-        .add_fault(Rule { times: Some(2), ..Rule::on(Operation::Revoke, Fault::refuse(503, "unavailable")) });
+    let stuck = school.world.fake().add_fault(Rule::on(Operation::Revoke, Fault::refuse(503, "unavailable")));
     let (status, json) = school.disconnect(0, "").await;
     assert_eq!((status, json["revocation"].as_str()), (StatusCode::ACCEPTED, Some("PENDING")), "{json}");
     assert_eq!((&json["connected"], &json["tokenStatus"]), (&json!(false), &json!("DISCONNECTED")));
     assert_gone(&school, 0).await;
+    school.world.fake().remove_fault(stuck);
     eventually("Google has revoked", async || school.disconnect(0, "").await.1["revocation"] == "REVOKED").await;
-    assert_eq!(school.requests(Operation::Revoke), 3);
+    assert!(school.requests(Operation::Revoke) >= 2);
 
     // Gone at Google already: as good as revoked.
     school.world.fake().revoke_grant(school.world.email(1));

@@ -128,7 +128,7 @@ impl Story<'_> {
              \x20 meet-projector nats check                       # streams and consumer against nats/*.json\n\n\
              Connect Carla in a browser, and her lesson chess-1 wakes up (good for ten minutes):\n\n\
              \x20 {consent}\n\n\
-             or without one, at any time:\n\n\
+             or without one, at any time, the last line a moment later:\n\n\
              \x20 page=$(curl -s -H 'Authorization: Bearer {admin}' -H 'Accept: application/json' \\\n\
              \x20   '{api}/api/google/oauth/start?teacherId=tch_carla' | sed 's/.*\"authorizationUrl\":\"\\([^\"]*\\)\".*/\\1/')\n\
              \x20 curl -sL \"$page&auto=allow&account=carla@example.com\" | sed 's/<[^>]*>/ /g'\n\
