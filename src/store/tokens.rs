@@ -26,7 +26,8 @@ const TOUCH: Sql = with_batch!(
      AND (api_token.last_used_at_ms IS NULL OR api_token.last_used_at_ms < batch.used_at_ms)"
 );
 
-pub(super) const AUDIT: Sql = both("INSERT INTO operator_action (action, target, reason, at_ms) VALUES ($1, $2, $3, $4)");
+pub(super) const AUDIT: Sql =
+    both("INSERT INTO operator_action (action, target, reason, at_ms) VALUES ($1, $2, $3, $4)");
 
 /// API tokens and the audit.
 impl Store {
