@@ -44,3 +44,4 @@ tools: ## find or fetch what the tests and `make run` need beside Rust
 	@.ci/nats-server >/dev/null
 	@.ci/postgres >/dev/null
 	@.ci/promtool >/dev/null
+	@.ci/chromium >/dev/null

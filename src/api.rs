@@ -4,7 +4,7 @@
 //! asks, [`edge`] is what every request passes, [`problem`] is every answer that is not a success, [`health`] is for
 //! whoever runs us.
 //! [`teachers`] tells of the teachers' connections.
-//! Deliberately absent: calls to Google, writes to what a session should be, CORS.
+//! [`oauth`] connects and disconnects teachers; it alone leads to calls to Google. Deliberately absent: writes to what a session should be, CORS.
 
 use std::io;
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 
 use crate::clock::Clock;
+use crate::connect::Connect;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::telemetry::Metrics;
@@ -28,6 +29,7 @@ mod edge;
 mod etag;
 pub mod health;
 mod meet;
+pub(crate) mod oauth;
 pub mod problem;
 mod query;
 mod retry;
@@ -41,12 +43,15 @@ pub(crate) use teachers::document as teacher_document;
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Every route, as the labels of metrics know them.
-const ROUTES: [&str; 8] = [
+const ROUTES: [&str; 11] = [
     "/api/google/meet/{sessionId}",
     "/api/google/meet",
     "/api/google/meet/retry/{sessionId}",
     "/api/google/status/{teacherId}",
     "/api/google/teachers",
+    "/api/google/oauth/start",
+    "/api/google/oauth/callback",
+    "/api/google/disconnect/{teacherId}",
     "/livez",
     "/readyz",
     "/metrics",
@@ -67,6 +72,8 @@ pub struct ApiOptions {
     pub readiness: Readiness,
     /// `API_TOKENS_FILE`
     pub tokens_file: Option<PathBuf>,
+    /// Connects and disconnects teachers; without it those routes are not there.
+    pub connect: Option<Connect>,
 }
 
 /// Shared by all requests, cheap to clone.
@@ -82,6 +89,7 @@ struct Inner {
     shutdown: Shutdown,
     readiness: Readiness,
     auth: auth::Authenticator,
+    connect: Option<Connect>,
     documents: cache::Documents,
     waits: wait::Waits,
 }
@@ -89,9 +97,10 @@ struct Inner {
 impl ApiState {
     /// Must be called inside a Tokio runtime: a task that wakes long-polls starts here and ends at the drain.
     pub fn new(options: ApiOptions) -> Self {
-        let ApiOptions { store, clock, metrics, shutdown, readiness, tokens_file } = options;
+        let ApiOptions { store, clock, metrics, shutdown, readiness, tokens_file, connect } = options;
         Self(Arc::new(Inner {
             auth: auth::Authenticator::new(store.clone(), clock.clone(), tokens_file),
+            connect,
             documents: cache::Documents::new(store.clone()),
             waits: wait::Waits::listen(&store, shutdown.token()),
             store,
@@ -132,6 +141,9 @@ fn api_routes() -> Router<ApiState> {
         .route("/api/google/meet/retry/{sessionId}", post(retry::retry))
         .route("/api/google/status/{teacherId}", get(teachers::one))
         .route("/api/google/teachers", get(teachers::many))
+        .route("/api/google/oauth/start", get(oauth::start))
+        .route("/api/google/oauth/callback", get(oauth::callback))
+        .route("/api/google/disconnect/{teacherId}", post(oauth::disconnect))
 }
 
 fn health_routes() -> Router<ApiState> {

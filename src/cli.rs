@@ -112,7 +112,7 @@ enum Command {
     /// The keys that seal the teachers' tokens
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Teachers' connections to Google
+    /// Teachers and their connections to Google
     #[command(subcommand)]
     Teacher(teacher::TeacherCommand),
     /// API tokens
@@ -316,6 +316,11 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
         Command::Keys(command) => {
             let keys = key_ring(&Config::load(&environment, Need::Google)?)?;
             keys::run(&command, &migrated(&environment).await?, &keys, &clock, output, out).await
+        }
+        Command::Teacher(teacher::TeacherCommand::Disconnect(args)) => {
+            let config = Config::load(&environment, Need::Google)?;
+            let google = service::google_config(&config)?;
+            teacher::disconnect::run(&args, google, &migrated(&environment).await?, &clock, output, out).await
         }
         Command::Teacher(command) => teacher::run(&command, &migrated(&environment).await?, &clock, output, out).await,
         Command::Token(action) => {

@@ -15,6 +15,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connect;
 pub mod consumer;
 pub mod crash;
 pub mod credential;

@@ -18,6 +18,7 @@ use crate::api::{self, ApiOptions, ApiState};
 use crate::cli::{CommandError, Exit};
 use crate::clock::Clock;
 use crate::config::{Config, GoogleConfig};
+use crate::connect::{Connect, Disconnector, Parts};
 use crate::consumer::{self, ConsumerContext, Health};
 use crate::credential::KeyRing;
 use crate::google::access::AccessTokens;
@@ -111,6 +112,17 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
 
     let metrics = Arc::new(Metrics::starting(clock.now()));
     let health = Arc::new(Health::new(Arc::clone(&metrics)));
+    let wake = Arc::new(Notify::new());
+    let access = access(&google, &store, &keys, &clock, &metrics);
+    let parts = Parts {
+        store: store.clone(),
+        keys: Arc::clone(&keys),
+        clock: clock.clone(),
+        access: Arc::clone(&access),
+        wake: Arc::clone(&wake),
+    };
+    let connect = Connect::new(&config, parts);
+    let disconnector = connect.as_ref().map(|connect| connect.disconnector().clone());
     let is_prepared = Arc::new(AtomicBool::new(false));
     let pauses = Pauses::default();
     let state = ApiState::new(ApiOptions {
@@ -120,6 +132,7 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         shutdown: shutdown.clone(),
         readiness: readiness(&health, &is_prepared, &pauses),
         tokens_file: config.http.tokens_file.clone(),
+        connect,
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -128,12 +141,12 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         }
     });
 
-    let wake = Arc::new(Notify::new());
     let pulses = Pulses::default();
     let loops = Loops {
         config,
         google,
-        keys,
+        access,
+        disconnector,
         store: store.clone(),
         clock,
         metrics,
@@ -192,11 +205,26 @@ fn readiness(health: &Arc<Health>, is_prepared: &Arc<AtomicBool>, pauses: &Pause
     })
 }
 
+/// One cache of access tokens and one breaker of the token endpoint for the whole process.
+fn access(
+    google: &GoogleConfig,
+    store: &Store,
+    keys: &Arc<KeyRing>,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> Arc<AccessTokens> {
+    let endpoint =
+        TokenEndpoint::new(http_client(), &google.client_id, &google.client_secret, google.token_uri.clone());
+    let access = AccessTokens::new(store.clone(), endpoint, Arc::clone(keys), clock.clone());
+    Arc::new(access.with_metrics(Arc::clone(metrics)))
+}
+
 /// What the loops are made of.
 struct Loops {
     config: Config,
     google: GoogleConfig,
-    keys: Arc<KeyRing>,
+    access: Arc<AccessTokens>,
+    disconnector: Option<Disconnector>,
     store: Store,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -215,9 +243,9 @@ impl Loops {
 
         let wake = Arc::clone(&self.wake);
         let http = http_client();
-        let access = self.access(&http);
+        let access = Arc::clone(&self.access);
         let calendar_breaker = Breaker::default();
-        let reconciler = self.reconciler(&http, &access, &calendar_breaker);
+        let reconciler = self.reconciler(&http, &calendar_breaker);
         let mut presence = self.presence(reconciler.clone());
         // Before anything begins, because a pause outlives a restart.
         while let Err(error) = presence.look().await {
@@ -251,6 +279,9 @@ impl Loops {
         let (store, other_wake, cancel) = (self.store.clone(), Arc::clone(&wake), shutdown.token());
         loops.spawn(async move { store.listen(&other_wake, &cancel).await });
         loops.spawn(presence.run(shutdown.token()));
+        if let Some(disconnector) = self.disconnector.clone() {
+            loops.spawn(pulses.watch("disconnector", disconnector.run(shutdown.token())));
+        }
         let caught_up = self.health.caught_up();
         let context = RefreshContext {
             store: self.store.clone(),
@@ -302,22 +333,13 @@ impl Loops {
         )
     }
 
-    /// Access tokens, for whoever calls Google.
-    fn access(&self, http: &reqwest::Client) -> Arc<AccessTokens> {
-        let google = &self.google;
-        let endpoint =
-            TokenEndpoint::new(http.clone(), &google.client_id, &google.client_secret, google.token_uri.clone());
-        let access = AccessTokens::new(self.store.clone(), endpoint, Arc::clone(&self.keys), self.clock.clone());
-        Arc::new(access.with_metrics(Arc::clone(&self.metrics)))
-    }
-
-    fn reconciler(&self, http: &reqwest::Client, access: &Arc<AccessTokens>, breaker: &Breaker) -> Reconciler {
+    fn reconciler(&self, http: &reqwest::Client, breaker: &Breaker) -> Reconciler {
         let google = &self.google;
         Reconciler::new(Context {
             store: self.store.clone(),
             gateway: Gateway {
                 calendar: CalendarClient::new(http.clone(), google.calendar_api_root.clone(), google.send_updates),
-                access: Arc::clone(access),
+                access: Arc::clone(&self.access),
                 limits: Limits::new(google.rate_per_teacher, google.rate_per_project, google.max_in_flight),
                 breaker: breaker.clone(),
                 clock: self.clock.clone(),

@@ -21,14 +21,17 @@ use crate::status::MeetStatus;
 pub mod audit;
 mod calls;
 mod control;
+mod connections;
 mod credentials;
 mod dead_letters;
+mod disconnections;
 mod documents;
 mod epochs;
 mod idempotency;
 mod gauges;
 mod ingest;
 pub mod notices;
+mod oauth_flows;
 mod opening;
 mod outbox;
 mod overview;
@@ -56,6 +59,11 @@ pub use process::{PROCESS_GONE_AFTER_MS, ProcessRecord};
 pub use requeue::{DeadLetterFilter, Discarded, Requeued};
 pub use retry::{FailedFilter, RetryOutcome};
 pub use gauges::{Gauges, PoolState};
+pub use connections::{Connected, NewConnection};
+pub use disconnections::{
+    DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, REMOVING_MAX_MS, REVOKING_MAX_MS, Revocation,
+};
+pub use oauth_flows::{Consumed, Flow, NewFlow};
 
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]
@@ -317,17 +325,20 @@ pub enum TokenStatus {
     ScopeMissing,
     /// `admin_policy_enforced`.
     AdminBlocked,
+    /// Usable for removing events alone: they go first, then the grant.
+    Disconnecting,
     /// Disconnected on purpose.
     Disconnected,
 }
 
 impl TokenStatus {
     /// All states with the word in documents and in the database.
-    pub const WORDS: [(Self, &'static str); 5] = [
+    pub const WORDS: [(Self, &'static str); 6] = [
         (Self::Connected, "CONNECTED"),
         (Self::ReconnectRequired, "RECONNECT_REQUIRED"),
         (Self::ScopeMissing, "SCOPE_MISSING"),
         (Self::AdminBlocked, "ADMIN_BLOCKED"),
+        (Self::Disconnecting, "DISCONNECTING"),
         (Self::Disconnected, "DISCONNECTED"),
     ];
 

@@ -3,10 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod support;
+#[macro_use]
+mod story;
 
 mod api;
 mod cli;
 mod config;
+mod connect;
 mod dependencies;
 mod deploy;
 mod fake_google;

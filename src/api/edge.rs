@@ -81,8 +81,9 @@ fn problem_response(problem: Problem) -> Response<Body> {
 /// Writes the problem of a handler, or turns a bare error of axum into one.
 fn with_problem(mut response: Response<Body>, id: &HeaderValue, is_head: bool) -> Response<Body> {
     let carried = response.extensions_mut().remove::<Problem>();
-    let is_ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
-    // `/readyz` answers 503 with its checks.
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_ours = kind.is_some_and(|kind| kind == "application/json" || kind == "text/html; charset=utf-8");
+    // `/readyz` answers 503 with its checks, and a consent that failed a page for a person.
     if carried.is_none() && is_ours {
         return response;
     }

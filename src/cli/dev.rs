@@ -22,7 +22,7 @@ use crate::model::{GoogleSub, TeacherId};
 use crate::nats::definitions::{self, Definitions};
 use crate::service;
 use crate::shutdown::Shutdown;
-use crate::store::{NewCredential, Store};
+use crate::store::{NewCredential, Role, Store};
 
 mod nats_server;
 mod samples;
@@ -82,19 +82,21 @@ pub async fn run(args: &DevArgs, out: &mut (dyn Write + Send)) -> Result<Exit, C
     let store = Store::open(&config.database).await?;
     store.migrate().await?;
     seed_teachers(&config, &store, &google, &clock).await?;
-    let token = reader_token(&store, &clock).await?;
+    let token = new_token(&store, &clock, Role::Reader).await?;
+    let admin = new_token(&store, &clock, Role::Admin).await?;
     drop(store);
     let service = service::start(config.clone(), clock.clone(), shutdown.clone()).await?;
     let api = format!("http://{}", service.address);
     writeln!(out, "  API          {api}\n")?;
 
-    let story = story::Story { api: &api, token: &token, data: &args.data, clock: &clock };
+    let story = story::Story { api: &api, token: &token, admin: &admin, data: &args.data, clock: &clock };
     let told = tokio::select! {
         told = story.tell(&connection.client, out) => told?,
         () = shutdown.asked() => true,
     };
     if !shutdown.is_asked() {
-        story.goodbye(&fake.control_uri, begun.elapsed(), out)?;
+        let consent = story.consent_of_carla().await?;
+        story.goodbye(&consent, &fake.control_uri, begun.elapsed(), out)?;
     }
     if args.once {
         shutdown.ask();
@@ -190,13 +192,13 @@ async fn seed_teachers(config: &Config, store: &Store, google: &FakeGoogle, cloc
         };
         store.put_credential(&credential, clock.now()).await?;
     }
-    // Carla has said yes at Google, but this service was not told: `credential seed` connects her.
+    // Carla has an account and a grant that this service was not told of: a consent connects her, or `credential seed`.
     google.add_account(&NewAccount::new("carla@example.com").connected("refresh-carla"));
     Ok(())
 }
 
-async fn reader_token(store: &Store, clock: &Clock) -> Result<String, CommandError> {
-    let action = super::token::TokenAction::New { name: "dev".to_owned(), role: crate::store::Role::Reader };
+async fn new_token(store: &Store, clock: &Clock, role: Role) -> Result<String, CommandError> {
+    let action = super::token::TokenAction::New { name: "dev".to_owned(), role };
     let mut token = Vec::new();
     super::token::run(&action, store, clock, false, &mut token, &mut std::io::sink())
         .await

@@ -1,4 +1,4 @@
-//! `teacher list|show`: teachers' connections to Google, and how many sessions wait for them.
+//! `teacher list|show`: teachers' connections to Google, and how many sessions wait for them; [`disconnect`] gives one up.
 
 use std::io::{self, Write};
 
@@ -11,6 +11,8 @@ use crate::clock::Clock;
 use crate::model::{TeacherId, UnixMillis};
 use crate::store::Store;
 use crate::store::teachers::{Connection, ConnectionFilter, token_status, token_statuses};
+
+pub mod disconnect;
 
 /// Teachers read at once.
 const PAGE: i64 = 500;
@@ -32,6 +34,12 @@ pub enum TeacherCommand {
         /// The teacher's id in the booking backend
         id: String,
     },
+    /// Give up a teacher's Google account: revoke the access at Google and wipe it here
+    ///
+    /// Future events stay on the calendar unless --remove-events is given; then the running service removes them first,
+    /// which takes a while: the command ends with 5, and running it again shows how far it is. A disconnect that was
+    /// begun goes on in the service whatever becomes of this command.
+    Disconnect(disconnect::DisconnectArgs),
 }
 
 /// Runs the command.
@@ -44,6 +52,7 @@ pub async fn run(
 ) -> Result<Exit, CommandError> {
     match command {
         TeacherCommand::List { token_status, blocked } => list(token_status, *blocked, store, clock, output, out).await,
+        TeacherCommand::Disconnect(_) => Err(CommandError::failed("teacher disconnect needs the settings of Google")),
         TeacherCommand::Show { id } => show(id, store, clock, output, out).await,
     }
 }

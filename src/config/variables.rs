@@ -110,7 +110,8 @@ pub static VARIABLES: &[Variable] = &[
         "The WordPress site. Google sends teachers back to <this>/api/google/oauth/callback, which must be \
          registered with the OAuth client."),
     variable!("OAUTH_RETURN_URLS", Http, Open, None, &[], "http or https URLs without fragment, separated by commas",
-        "Pages that a teacher may be sent to after connecting."),
+        "Pages that a teacher may be sent to after connecting: these and what lies below their paths, with the same scheme, \
+         host and port; one with a query is that page alone. The first one is used where none is asked for."),
     variable!("JWT_HS256_SECRET", Http, Secret, None, &[], "at least 32 bytes (RFC 7518 section 3.2)",
         "The secret the NestJS backend signs its JWTs with."),
     variable!("JWT_PUBLIC_KEY_FILE", Http, Open, None, &[], "a readable PEM file",

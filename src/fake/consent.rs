@@ -1,7 +1,7 @@
 //! The consent page: choose an account, tick scopes, allow or deny.
 //!
-//! `?auto=allow` (or `deny`) answers at once, for clients without a browser; `login_hint` or `account` names the
-//! account, else it is the first one; `scopes=` limits what is granted. Errors that concern the client itself are shown
+//! `?auto=allow` (or `deny`, or an error's word such as `org_internal`) answers at once, for clients without a browser;
+//! `login_hint` or `account` names the account, else it is the first one; `scopes=` limits what is granted. Errors that concern the client itself are shown
 //! here and never redirected (RFC 6749 §4.1.2.1).
 
 use std::collections::HashMap;
@@ -16,6 +16,14 @@ use url::Url;
 use super::deliver::Served;
 use super::grants::{Code, is_calendar_scope};
 use super::state::State;
+
+/// What Google answers instead of a choice, with the words of the buttons that bring it about.
+const OTHER_ANSWERS: [(&str, &str); 4] = [
+    ("admin_policy_enforced", "My administrator blocks this app"),
+    ("org_internal", "The app is of another organisation"),
+    ("redirect_uri_mismatch", "The redirect address is not registered"),
+    ("server_error", "Google has a fault"),
+];
 
 /// The parameters of the request, in which a form may repeat `scopes`.
 struct Asked {
@@ -91,9 +99,10 @@ impl Asked {
         response
     }
 
-    fn decide(&self, is_allowed: bool, state: &mut State) -> Response<Body> {
-        if !is_allowed {
-            return self.redirect(&[("error", "access_denied")]);
+    fn decide(&self, decision: &str, state: &mut State) -> Response<Body> {
+        if decision != "allow" {
+            let other = OTHER_ANSWERS.iter().find(|(error, _)| *error == decision);
+            return self.redirect(&[("error", other.map_or("access_denied", |(error, _)| error))]);
         }
         let named = self.get("account").or_else(|| self.get("login_hint"));
         let account = match named {
@@ -156,8 +165,13 @@ impl Asked {
         }
         add(format_args!(
             "</fieldset><button name=decision value=allow>Continue</button> \
-             <button name=decision value=deny formnovalidate>Cancel</button></form>"
+             <button name=decision value=deny formnovalidate>Cancel</button>\
+             <details><summary>What else Google may answer</summary>"
         ));
+        for (error, words) in OTHER_ANSWERS {
+            add(format_args!("<button name=decision value={error} formnovalidate>{words}</button> "));
+        }
+        add(format_args!("</details></form>"));
         page(StatusCode::OK, &html)
     }
 }
@@ -168,7 +182,7 @@ pub(super) async fn show(Shared(served): Shared<Served>, RawQuery(query): RawQue
     served.google.with(|state| match Asked::parse(query.as_bytes(), state) {
         Err((status, text)) => page(status, &format!("<h1>Access blocked</h1><p>{}</p>", escape(&text))),
         Ok(asked) => match asked.get("auto") {
-            Some(auto) => asked.decide(auto == "allow", state),
+            Some(auto) => asked.decide(auto, state),
             None => asked.form(state),
         },
     })
@@ -178,7 +192,7 @@ pub(super) async fn show(Shared(served): Shared<Served>, RawQuery(query): RawQue
 pub(super) async fn submit(Shared(served): Shared<Served>, body: Bytes) -> Response<Body> {
     served.google.with(|state| match Asked::parse(&body, state) {
         Err((status, text)) => page(status, &format!("<h1>Access blocked</h1><p>{}</p>", escape(&text))),
-        Ok(asked) => asked.decide(asked.get("decision") == Some("allow"), state),
+        Ok(asked) => asked.decide(asked.get("decision").unwrap_or("deny"), state),
     })
 }
 

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::refusal::Refusal;
@@ -27,6 +26,8 @@ pub enum TokenMode {
     AdminPolicyEnforced,
     /// Tokens come without any Calendar scope.
     MissingScope,
+    /// A consent gives no refresh token.
+    NoRefreshToken,
     /// 503
     Unavailable,
     /// No answer, for ten minutes.
@@ -36,7 +37,7 @@ pub enum TokenMode {
 impl TokenMode {
     pub(super) fn refusal(self) -> Option<Refusal> {
         match self {
-            Self::Normal | Self::MissingScope | Self::Hang => None,
+            Self::Normal | Self::MissingScope | Self::NoRefreshToken | Self::Hang => None,
             Self::InvalidGrant => Some(Refusal::of(400, "invalid_grant")),
             Self::InvalidRapt => Some(Refusal::new(400, "invalid_grant", "reauth related error (invalid_rapt)")),
             Self::InvalidClient => Some(Refusal::of(401, "invalid_client")),
@@ -204,7 +205,8 @@ impl Grants {
             (Some(challenge), Some(proof)) if challenge == proof => {}
             _ => return Err(Refusal::new(400, "invalid_grant", "Invalid code verifier.")),
         }
-        let refresh_token = code.is_offline.then(|| format!("1//0{}", uuid::Uuid::new_v4().simple()));
+        let is_offline = code.is_offline && mode != TokenMode::NoRefreshToken;
+        let refresh_token = is_offline.then(|| format!("1//0{}", uuid::Uuid::new_v4().simple()));
         if let Some(token) = &refresh_token {
             self.add_refresh(code.account, token.clone(), &code.scopes);
         }
@@ -245,40 +247,9 @@ fn granted(scopes: Arc<[String]>, mode: TokenMode) -> Arc<[String]> {
     scopes
 }
 
-/// A JWT signed with HS256 under the client's secret, as OpenID Connect Core §10.1 allows. Google signs with RS256;
-/// a client that takes the token straight from the token endpoint need not check the signature (§3.1.3.7, 6).
-pub(super) fn id_token(claims: &serde_json::Value, secret: &str) -> String {
-    let base64 = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
-    let head = base64(json!({"alg": "HS256", "typ": "JWT"}).to_string().as_bytes());
-    let signed = format!("{head}.{}", base64(claims.to_string().as_bytes()));
-    let signature = base64(&hmac_sha256(secret.as_bytes(), signed.as_bytes()));
-    format!("{signed}.{signature}")
-}
-
-/// RFC 2104 over SHA-256 (block of 64 bytes).
-fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
-    let mut block = [0_u8; 64];
-    if key.len() > block.len() {
-        block[..32].copy_from_slice(&Sha256::digest(key));
-    } else {
-        block[..key.len()].copy_from_slice(key);
-    }
-    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(message).finalize();
-    Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_signature_is_that_of_rfc_4231() {
-        let signature = hmac_sha256(b"Jefe", b"what do ya want for nothing?");
-        assert_eq!(
-            data_encoding::HEXLOWER.encode(&signature),
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
-    }
 
     #[test]
     fn the_hundred_and_first_refresh_token_kills_the_oldest() {

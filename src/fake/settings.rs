@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conference::ConferenceMode;
 use super::grants::TokenMode;
+use super::id_token::IdTokenMode;
 use super::record::Recording;
 
 /// What holds for all accounts.
@@ -24,6 +25,8 @@ pub struct ServerSettings {
     pub token_latency_ms: u64,
     /// How the token endpoint behaves for everybody; an account's own mode counts while this is normal.
     pub tokens: TokenMode,
+    /// What is wrong with id tokens.
+    pub id_token: IdTokenMode,
     /// How much is kept of the requests.
     pub recording: Recording,
 }
@@ -38,6 +41,7 @@ impl Default for ServerSettings {
             latency_ms: 0,
             token_latency_ms: 0,
             tokens: TokenMode::Normal,
+            id_token: IdTokenMode::Normal,
             recording: Recording::default(),
         }
     }

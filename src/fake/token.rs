@@ -11,7 +11,8 @@ use serde_json::json;
 
 use super::deliver::{Served, deliver, later};
 use super::faults::{Commit, Ending, Operation, Subject};
-use super::grants::{Issued, TokenMode, id_token};
+use super::grants::{Issued, TokenMode};
+use super::id_token::id_token;
 use super::refusal::Refusal;
 use super::state::{Outcome, Ruling, State};
 use super::wire::Connection;
@@ -167,9 +168,10 @@ impl State {
             if let Some(nonce) = code.nonce {
                 claims["nonce"] = nonce.into();
             }
-            id_token(&claims, &self.settings.client_secret)
+            let is_there = self.settings.id_token.spoil(&mut claims, now_s);
+            is_there.then(|| id_token(&claims, &self.settings.client_secret))
         });
-        Ok(token_body(&issued, seconds, id_token))
+        Ok(token_body(&issued, seconds, id_token.flatten()))
     }
 
     fn revoke_token(&mut self, form: &Form) -> Result<Bytes, Refusal> {

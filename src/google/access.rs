@@ -109,7 +109,8 @@ fn verdict(class: Class) -> Verdict {
 /// The error of a grant that is not usable, by its status.
 fn unusable(status: TokenStatus) -> Option<GoogleError> {
     let (class, message) = match status {
-        TokenStatus::Connected => return None,
+        // What a plan asks for on a calendar that is being left are deletes.
+        TokenStatus::Connected | TokenStatus::Disconnecting => return None,
         TokenStatus::ReconnectRequired => (Class::ReconnectRequired, "the teacher has to connect Google again"),
         TokenStatus::Disconnected => (Class::ReconnectRequired, "the teacher is not connected to Google"),
         TokenStatus::ScopeMissing => (Class::ScopeMissing, "the grant does not cover the calendar"),
@@ -473,9 +474,10 @@ mod tests {
     }
 
     #[test]
-    fn every_status_but_connected_is_unusable() {
+    fn every_status_but_two_is_unusable() {
         for (status, _) in TokenStatus::WORDS {
-            assert_eq!(unusable(status).is_none(), status == TokenStatus::Connected, "{status:?}");
+            let is_usable = matches!(status, TokenStatus::Connected | TokenStatus::Disconnecting);
+            assert_eq!(unusable(status).is_none(), is_usable, "{status:?}");
         }
     }
 }

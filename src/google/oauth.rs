@@ -1,4 +1,5 @@
-//! The token endpoint, through the crate `oauth2` and our own HTTP client.
+//! The token endpoint, through the crate `oauth2` and our own HTTP client; [`consent`] is the page before it, [`id_token`]
+//! says whose grant it was, [`revoke`] ends it.
 //!
 //! `oauth2` brings its own older reqwest unless it is given a client; `exchange` is that client. It turns
 //! failures into a [`GoogleError`] itself, before `oauth2` sees them, because that crate drops the status and the headers
@@ -12,8 +13,9 @@ use oauth2::basic::{
     BasicErrorResponse, BasicRevocationErrorResponse, BasicTokenIntrospectionResponse, BasicTokenType,
 };
 use oauth2::{
-    AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, ExtraTokenFields, HttpRequest, HttpResponse,
-    RefreshToken, RequestTokenError, StandardRevocableToken, StandardTokenResponse, TokenResponse, TokenUrl,
+    AuthType, AuthorizationCode, ClientId, ClientSecret, EndpointNotSet, EndpointSet, ExtraTokenFields, HttpRequest,
+    HttpResponse, PkceCodeVerifier, RedirectUrl, RefreshToken, RequestTokenError, StandardRevocableToken,
+    StandardTokenResponse, TokenResponse, TokenUrl,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,10 @@ use url::Url;
 
 use super::error::{Class, GoogleError, classify_token};
 use crate::telemetry::trace;
+
+pub mod consent;
+pub mod id_token;
+pub mod revoke;
 
 /// Longest time for one request to the token endpoint.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -137,13 +143,56 @@ impl TokenEndpoint {
     }
 }
 
+/// [`GoogleError::reason`] of a code that was refused because the PKCE verifier does not belong to it.
+pub const VERIFIER_REFUSED: &str = "invalid_code_verifier";
+
+/// [`GoogleError::reason`] of a request that was not answered within ten seconds.
+pub const TIMED_OUT: &str = "timeout";
+
+impl TokenEndpoint {
+    /// Trades the code of a consent for tokens. A code is good for one exchange: after any failure, a lost answer
+    /// included, the person has to consent again.
+    ///
+    /// # Errors
+    ///
+    /// As [`TokenEndpoint::refresh`]; `ReconnectRequired` stands for `invalid_grant`: a code that is over, was used, is
+    /// another client's or was asked for with another redirect URI, or ([`VERIFIER_REFUSED`]) another PKCE challenge.
+    pub async fn exchange_code(
+        &self,
+        code: &SecretString,
+        verifier: &SecretString,
+        redirect_uri: Url,
+    ) -> Result<TokenGrant, GoogleError> {
+        let (http, url) = (self.http.clone(), self.client.token_uri().url().clone());
+        let exchange = move |request| exchange(http.clone(), url.clone(), request);
+        let response = self
+            .client
+            .clone()
+            .set_redirect_uri(RedirectUrl::from_url(redirect_uri))
+            .exchange_code(AuthorizationCode::new(code.expose_secret().to_owned()))
+            .set_pkce_verifier(PkceCodeVerifier::new(verifier.expose_secret().to_owned()))
+            .request_async(&exchange)
+            .await;
+        read(&response.map_err(into_google)?)
+    }
+}
+
+/// Whether the description of a refusal speaks of the PKCE verifier; it is read for nothing else.
+fn is_about_verifier(body: &[u8]) -> bool {
+    let described = serde_json::from_slice::<serde_json::Value>(body).ok();
+    described.is_some_and(|body| body["error_description"].as_str().is_some_and(|text| text.contains("code verifier")))
+}
+
 /// Sends one request of `oauth2`'s with our client. Anything but 200 is an error here already.
 async fn exchange(http: reqwest::Client, url: Url, request: HttpRequest) -> Result<HttpResponse, GoogleError> {
     let (parts, body) = request.into_parts();
     let span = trace::http_client(&parts.method, url.host_str(), url.port_or_known_default(), "/token");
     let builder = http.request(parts.method, url).timeout(TIMEOUT).headers(parts.headers).body(body);
     // A lost answer costs nothing: the old refresh token stays good.
-    let no_answer = |error: reqwest::Error| GoogleError::no_answer("token", false, &error);
+    let no_answer = |error: reqwest::Error| GoogleError {
+        reason: error.is_timeout().then(|| TIMED_OUT.to_owned()),
+        ..GoogleError::no_answer("token", false, &error)
+    };
     let sent = builder.send().instrument(span.clone()).await;
     trace::answered(&span, sent.as_ref().ok().map(|response| response.status().as_u16()), "no_answer");
     let mut response = sent.map_err(no_answer)?;
@@ -157,7 +206,11 @@ async fn exchange(http: reqwest::Client, url: Url, request: HttpRequest) -> Resu
         body.extend_from_slice(&chunk);
     }
     if status != reqwest::StatusCode::OK {
-        return Err(classify_token(status.as_u16(), &headers, &body));
+        let mut error = classify_token(status.as_u16(), &headers, &body);
+        if error.class == Class::ReconnectRequired && is_about_verifier(&body) {
+            error.reason = Some(VERIFIER_REFUSED.to_owned());
+        }
+        return Err(error);
     }
     let mut response = HttpResponse::new(body);
     *response.headers_mut() = headers;

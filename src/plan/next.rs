@@ -64,17 +64,20 @@ fn present(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
         Err((code, message)) => return blocked(row, code, message, now),
     };
 
+    if is_leaving(situation.account) {
+        if row.phase != Phase::New {
+            // The event goes first, while the grant still serves that; the new row waits for a new consent.
+            return hand_over(situation, row);
+        }
+        row.binding = None;
+        return blocked(row, Code::TeacherNotConnected, "the teacher is disconnecting Google Calendar", now);
+    }
     if let Some(binding) = &row.binding
         && binding.account != *account
     {
         if row.phase != Phase::New {
             // The teacher connected another Google account: the event on the old one goes, a new one is made here.
-            let successor = MeetEvent::new(row.session.clone(), situation.next_ordinal(), row.teacher.clone(), now);
-            row.want = Want::Absent;
-            row.settled = false;
-            row.failure = None;
-            row.next_attempt_at = Some(now);
-            return Plan { row, successor: Some(successor), call: None };
+            return hand_over(situation, row);
         }
         row.binding = None;
     }
@@ -101,6 +104,21 @@ fn present(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
         Some(call) => issue(situation, row, call),
         None => rest(row),
     }
+}
+
+/// The event of this row goes, and a new row takes over.
+fn hand_over(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
+    let now = situation.now;
+    let successor = MeetEvent::new(row.session.clone(), situation.next_ordinal(), row.teacher.clone(), now);
+    row.want = Want::Absent;
+    row.settled = false;
+    row.failure = None;
+    row.next_attempt_at = Some(now);
+    Plan { row, successor: Some(successor), call: None }
+}
+
+fn is_leaving(account: &Account) -> bool {
+    matches!(account, Account::Google { status: TokenStatus::Disconnecting, .. })
 }
 
 /// The call that a row needs on a calendar that can be used, or `None` with the row at rest.
@@ -215,8 +233,15 @@ fn issue(situation: &Situation<'_>, mut row: MeetEvent, call: Call) -> Plan {
     Plan { row, successor: None, call: Some(call) }
 }
 
-/// A row that waits for a person; a settled one keeps its status, because its link works all the same.
+/// A row that waits for a person; a settled one keeps its status, because its link works all the same. Not so after a
+/// disconnect: then nobody looks after the event any more, and what became of it is looked at after a new consent.
 fn blocked(mut row: MeetEvent, code: Code, message: &str, now: UnixMillis) -> Plan {
+    if code == Code::TeacherNotConnected {
+        row.settled = false;
+        if row.phase == Phase::Live {
+            row.phase = Phase::Unknown;
+        }
+    }
     if row.settled {
         return rest_until(row, now.plus(DAY_MS));
     }
@@ -240,7 +265,7 @@ fn usable(account: &Account) -> Result<(&GoogleSub, &str), (Code, &'static str)>
     match account {
         Account::None => Err((Code::TeacherNotConnected, "the teacher has not connected Google Calendar")),
         Account::Google { account, calendar, status, .. } => match status {
-            TokenStatus::Connected => Ok((account, calendar)),
+            TokenStatus::Connected | TokenStatus::Disconnecting => Ok((account, calendar)),
             TokenStatus::Disconnected => {
                 Err((Code::TeacherNotConnected, "the teacher has disconnected Google Calendar"))
             }

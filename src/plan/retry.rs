@@ -138,7 +138,9 @@ fn hindrance(row: &MeetEvent, circumstances: &Circumstances, now: UnixMillis) ->
     let connect = format!("let teacher {teacher} connect Google; the session goes on by itself then");
     let refusal = match grant.map(|(_, status, _)| *status) {
         None => ("TEACHER_NOT_CONNECTED", "never connected Google Calendar", connect),
-        Some(TokenStatus::Disconnected) => ("TEACHER_NOT_CONNECTED", "has disconnected Google Calendar", connect),
+        Some(TokenStatus::Disconnected | TokenStatus::Disconnecting) => {
+            ("TEACHER_NOT_CONNECTED", "has disconnected Google Calendar", connect)
+        }
         Some(TokenStatus::ReconnectRequired) => {
             ("RECONNECT_REQUIRED", "has to connect again: Google no longer accepts the consent", connect)
         }

@@ -28,7 +28,8 @@ pub struct Sibling {
 pub enum Account {
     /// Never connected.
     None,
-    /// There is a grant; usable only when `status` is [`TokenStatus::Connected`].
+    /// There is a grant; usable only when `status` is [`TokenStatus::Connected`], and for removing events while it is
+    /// [`TokenStatus::Disconnecting`].
     Google {
         /// Whose calendar.
         account: GoogleSub,

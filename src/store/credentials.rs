@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::sql::{Row, Sql, Tx, args, batch, both, with_batch, word};
 use super::{
-    Credential, NewCredential, RefreshTurn, RefreshedToken, Result, Store, TokenStatus, queue, rows, teachers,
+    Credential, NewCredential, RefreshTurn, RefreshedToken, Result, Store, TokenStatus, connections, queue, rows,
+    teachers,
 };
 use crate::model::{GoogleSub, TeacherId, UnixMillis};
 
@@ -121,6 +122,7 @@ pub(super) async fn put(tx: &mut Tx, new: &NewCredential, ends_at: Option<UnixMi
         ends_at,
     ];
     tx.execute(PUT, values).await?;
+    connections::drop_disconnects(tx, &new.teacher, &new.account).await?;
     queue::wake(tx, &new.teacher, now).await?;
     teachers::announce(tx, &new.teacher, before.as_ref(), now).await
 }

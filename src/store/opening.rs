@@ -40,9 +40,10 @@ const PING: Sql = Sql {
 };
 
 /// A token keeps its number: it was handed out, and the next claim makes a higher one.
-const END_LEASES: [Sql; 3] = [
+const END_LEASES: [Sql; 4] = [
     both("UPDATE teacher_queue SET lease_until_ms = NULL WHERE lease_until_ms IS NOT NULL"),
     both("UPDATE teacher_google_credential SET refresh_until_ms = NULL WHERE refresh_until_ms IS NOT NULL"),
+    both("UPDATE google_disconnection SET lease_until_ms = NULL WHERE lease_until_ms IS NOT NULL"),
     both("DELETE FROM lease"),
 ];
 

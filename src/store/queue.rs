@@ -84,6 +84,13 @@ const WAKE: Sql = both(
      WHERE teacher_id = $1 AND phase NOT IN ('absent', 'foreign') AND (NOT settled OR failure_code IS NOT NULL)",
 );
 
+const WAKE_FUTURE: Sql = both(
+    "UPDATE session_meet_event SET next_attempt_at_ms = $2, \
+     woken_lease = COALESCE((SELECT lease_token FROM teacher_queue WHERE teacher_id = $1), 0) \
+     WHERE teacher_id = $1 AND phase NOT IN ('absent', 'foreign') AND EXISTS (SELECT 1 FROM session AS s \
+     WHERE s.session_id = session_meet_event.session_id AND (s.ends_at_ms IS NULL OR s.ends_at_ms > $2))",
+);
+
 const WAKE_ROWS: Sql = with_batch!(
     "UPDATE session_meet_event SET \
      woken_lease = COALESCE((SELECT q.lease_token FROM teacher_queue AS q \
@@ -135,6 +142,15 @@ pub(super) async fn standing<'a>(
         .iter()
         .map(|row| Ok((rows::teacher_id(row)?, row.get("lease_token")?)))
         .collect()
+}
+
+/// Makes every row of the teacher due whose session is not over, settled ones too: what is wanted of them has changed.
+pub(super) async fn wake_future(tx: &mut Tx, teacher: &TeacherId, now: UnixMillis) -> Result<i64> {
+    let woken = tx.execute(WAKE_FUTURE, args![teacher.as_str(), now]).await?;
+    if woken > 0 {
+        tx.execute(BRING_FORWARD, args![teacher.as_str(), now]).await?;
+    }
+    Ok(woken)
 }
 
 /// A row by its key.

@@ -90,6 +90,7 @@ pub async fn api_with(
         shutdown: shutdown.clone(),
         readiness,
         tokens_file,
+        connect: None,
     });
     let reader = new_token(&store, &clock, Role::Reader).await;
     state.refresh_tokens().await.unwrap();

@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(super) struct Story<'a> {
     pub(super) api: &'a str,
     pub(super) token: &'a str,
+    pub(super) admin: &'a str,
     pub(super) data: &'a Path,
     pub(super) clock: &'a Clock,
 }
@@ -81,14 +82,31 @@ impl Story<'_> {
         }
     }
 
+    /// The consent page for Carla, as the school's site would send her there.
+    pub(super) async fn consent_of_carla(&self) -> Result<url::Url, CommandError> {
+        let failed = |error: &dyn std::fmt::Display| CommandError::failed(format!("the API: {error}"));
+        let request = http_client()
+            .get(format!("{}/api/google/oauth/start?teacherId=tch_carla", self.api))
+            .bearer_auth(self.admin)
+            .header("Accept", "application/json");
+        let answer: Value =
+            request.send().await.map_err(|error| failed(&error))?.json().await.map_err(|error| failed(&error))?;
+        let page = answer["authorizationUrl"].as_str().unwrap_or_default();
+        let mut page = url::Url::parse(page).map_err(|_| failed(&format!("no consent page in {answer}")))?;
+        // The service does not know her address yet; the fake ticks it.
+        page.query_pairs_mut().append_pair("login_hint", "carla@example.com");
+        Ok(page)
+    }
+
     /// What to try next.
     pub(super) fn goodbye(
         &self,
+        consent: &url::Url,
         control: &url::Url,
         took: Duration,
         out: &mut (dyn Write + Send),
     ) -> Result<(), CommandError> {
-        let Self { api, token, data, .. } = self;
+        let Self { api, token, admin, data, .. } = self;
         let env = data.join("env");
         let env = env.display();
         let program = std::env::current_exe().map_or("meet-projector".into(), |path| path.display().to_string());
@@ -99,16 +117,22 @@ impl Story<'_> {
              \x20 curl -s -H 'Authorization: Bearer {token}' {api}/api/google/meet/piano-1\n\
              \x20 curl -s -H 'Authorization: Bearer {token}' '{api}/api/google/meet?status=READY'\n\
              \x20 curl -s {api}/readyz\n\
+             \x20 curl -s -X POST -H 'Authorization: Bearer {admin}' '{api}/api/google/disconnect/tch_ben?removeEvents=true'\n\
              \x20 curl -s {control}                               # what the fake Google can do and break\n\n\
              \x20 set -a; . {env}; set +a                         # settings for the commands below\n\
              \x20 alias meet-projector={program}\n\
              \x20 meet-projector dead-letter list                 # the bad event, and what to fix\n\
              \x20 meet-projector session show english-b1          # the story of one session\n\
-             \x20 echo '{{\"teacherId\":\"tch_carla\",\"email\":\"carla@example.com\",\"googleSub\":\"sub-carla@example.com\",\
-             \"refreshToken\":\"refresh-carla\"}}' |\n\
-             \x20   meet-projector credential seed --file -       # connect Carla: her lesson wakes up\n\
+             \x20 meet-projector teacher disconnect tch_ana --reason 'to see it'\n\
              \x20 meet-projector event publish schemas/examples/valid/*.json\n\
              \x20 meet-projector nats check                       # streams and consumer against nats/*.json\n\n\
+             Connect Carla in a browser, and her lesson chess-1 wakes up (good for ten minutes):\n\n\
+             \x20 {consent}\n\n\
+             or without one, at any time, the last line a moment later:\n\n\
+             \x20 page=$(curl -s -H 'Authorization: Bearer {admin}' -H 'Accept: application/json' \\\n\
+             \x20   '{api}/api/google/oauth/start?teacherId=tch_carla' | sed 's/.*\"authorizationUrl\":\"\\([^\"]*\\)\".*/\\1/')\n\
+             \x20 curl -sL \"$page&auto=allow&account=carla@example.com\" | sed 's/<[^>]*>/ /g'\n\
+             \x20 curl -s -H 'Authorization: Bearer {token}' {api}/api/google/meet/chess-1\n\n\
              Ctrl-C ends it. RUST_LOG=info make run shows the log.",
             took.as_secs_f32()
         )?;

@@ -1,0 +1,20 @@
+//! How a story becomes tests.
+
+/// Tests on SQLite, and on PostgreSQL those that are named after it: in one test, which starts one server for all.
+macro_rules! stories {
+    (on both databases: $($both:ident),+; $(on sqlite: $($sqlite:ident),+;)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $both() { super::$both(Setup::sqlite()).await; })+
+            $($(#[tokio::test(flavor = "multi_thread")] async fn $sqlite() { super::$sqlite(Setup::sqlite()).await; })+)?
+            use crate::support::service::Setup;
+        }
+
+        #[tokio::test(flavor = "multi_thread")]
+        async fn on_postgres() {
+            $(
+                println!("story {}", stringify!($both));
+                $both(Setup::postgres()).await;
+            )+
+        }
+    };
+}
