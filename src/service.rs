@@ -98,6 +98,8 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         shutdown: shutdown.clone(),
         readiness: readiness(&health, &is_prepared),
         tokens_file: config.http.tokens_file.clone(),
+        jwt: config.http.jwt(),
+        rate_limit: config.http.rate_limit,
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {

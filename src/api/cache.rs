@@ -16,7 +16,9 @@ use bytes::Bytes;
 use tokio::sync::broadcast::{Receiver, error::TryRecvError};
 
 use super::etag;
-use crate::model::SessionId;
+use super::patience::within_patience;
+use crate::model::{SessionId, TeacherId};
+use crate::status::MeetStatus;
 use crate::store::{Store, StoreError, StoredDocument};
 
 /// Documents in each of the two halves. Some 700 bytes each, so both together stay near 6 MiB.
@@ -34,6 +36,7 @@ const GENERATIONS: usize = 1_024;
 pub(super) struct Served {
     pub(super) body: Bytes,
     pub(super) etag: HeaderValue,
+    pub(super) freshness: Freshness,
     /// Before the read from the database began.
     read_at: Instant,
 }
@@ -41,7 +44,53 @@ pub(super) struct Served {
 impl Served {
     fn new(document: StoredDocument, read_at: Instant) -> Self {
         let etag = etag::of_document(document.revision, &document.json);
-        Self { etag, body: document.json.into(), read_at }
+        Self { etag, freshness: Freshness::of(document.status), body: document.json.into(), read_at }
+    }
+
+    /// Whether a caller who may see one teacher's sessions only may see this one.
+    pub(super) fn concerns(&self, own: Option<&TeacherId>) -> bool {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Whose {
+            teacher_id: String,
+        }
+        // Parsed where it is asked for, since hardly anybody is a teacher.
+        own.is_none_or(|own| {
+            serde_json::from_slice::<Whose>(&self.body).is_ok_and(|whose| whose.teacher_id == own.as_str())
+        })
+    }
+}
+
+/// How soon a document is likely to change, for caches on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// READY or CANCELED.
+    Settled,
+    /// ERROR: changes when somebody does something.
+    Failing,
+    /// PENDING: any moment.
+    Changing,
+}
+
+impl Freshness {
+    fn of(status: MeetStatus) -> Self {
+        match status {
+            MeetStatus::Ready | MeetStatus::Canceled => Self::Settled,
+            MeetStatus::Error => Self::Failing,
+            MeetStatus::Pending => Self::Changing,
+        }
+    }
+
+    /// `private`, since links are for their readers alone. A lesson's page that is a quarter of a minute old does no
+    /// harm, and one that is a day old is better than none (RFC 5861).
+    pub(super) fn cache_control(self) -> &'static HeaderValue {
+        static SETTLED: HeaderValue =
+            HeaderValue::from_static("private, max-age=15, stale-while-revalidate=60, stale-if-error=86400");
+        static SOON: HeaderValue = HeaderValue::from_static("private, max-age=2");
+        match self {
+            Self::Settled => &SETTLED,
+            Self::Failing | Self::Changing => &SOON,
+        }
     }
 }
 
@@ -80,7 +129,7 @@ impl Documents {
             return Ok(Some(served));
         }
         let (ticket, read_at) = (self.ticket(id), Instant::now());
-        let document = match self.store.document(id).await {
+        let document = match within_patience(self.store.document(id)).await {
             Ok(Some(document)) => document,
             Ok(None) => return Ok(None),
             Err(error) => return self.as_it_was(id).map(Some).ok_or(error),
@@ -100,7 +149,7 @@ impl Documents {
         let asked: Vec<SessionId> = missing.iter().map(|at| ids[*at].clone()).collect();
         let tickets: Vec<Option<Ticket>> = asked.iter().map(|id| self.ticket(id)).collect();
         let read_at = Instant::now();
-        let mut read: HashMap<SessionId, StoredDocument> = match self.store.documents(&asked).await {
+        let mut read: HashMap<SessionId, StoredDocument> = match within_patience(self.store.documents(&asked)).await {
             Ok(documents) => documents.into_iter().collect(),
             Err(error) => {
                 // All or nothing: a session left out would look unknown.
@@ -247,6 +296,7 @@ mod tests {
         Served {
             body: Bytes::from_static(text.as_bytes()),
             etag: HeaderValue::from_static("\"x\""),
+            freshness: Freshness::Settled,
             read_at: Instant::now(),
         }
     }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use meet_projector::api::{ApiOptions, ApiState, Readiness, router};
+use meet_projector::api::auth::JwtOptions;
+use meet_projector::api::{ApiOptions, ApiState, Edge, Readiness, router};
 use meet_projector::cli::token::{TokenAction, run};
 use meet_projector::clock::Clock;
 use meet_projector::event::{Change, Details, SessionEvent, Shape};
@@ -26,7 +26,7 @@ const HOUR: i64 = 3_600_000;
 
 /// The API on a database of its own.
 pub struct Api {
-    pub router: Router,
+    pub router: Edge,
     pub state: ApiState,
     pub store: Store,
     pub clock: Clock,
@@ -90,6 +90,8 @@ pub async fn api_with(
         shutdown: shutdown.clone(),
         readiness,
         tokens_file,
+        jwt: JwtOptions::default(),
+        rate_limit: 0,
     });
     let reader = new_token(&store, &clock, Role::Reader).await;
     state.refresh_tokens().await.unwrap();
@@ -169,7 +171,7 @@ pub fn incoming(sequence: i64, session: &str, teacher: &str, version: i64, start
     }
 }
 
-pub async fn send(router: &Router, method: &Method, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub async fn send(router: &Edge, method: &Method, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
