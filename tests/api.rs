@@ -2,6 +2,10 @@
 
 mod fixture;
 mod health;
+mod jwt;
+mod limits;
 mod lists;
+mod matrix;
 mod one;
+mod signing;
 mod tokens;

@@ -79,20 +79,37 @@ pub async fn api_with(
     readiness: Readiness,
     tokens_file: Option<std::path::PathBuf>,
 ) -> Api {
+    api_that(url, folder, |options| {
+        options.readiness = readiness;
+        options.tokens_file = tokens_file;
+    })
+    .await
+}
+
+/// On SQLite, with other options than the usual.
+pub async fn sqlite_that(change: impl FnOnce(&mut ApiOptions)) -> Api {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/meet.db", folder.path().display());
+    api_that(&url, Some(folder), change).await
+}
+
+async fn api_that(url: &str, folder: Option<tempfile::TempDir>, change: impl FnOnce(&mut ApiOptions)) -> Api {
     let store = Store::open(&DatabaseUrl(url.to_owned().into())).await.unwrap();
     store.migrate().await.unwrap();
     let clock = Clock::fixed(UnixMillis::new(NOW));
     let shutdown = Shutdown::new();
-    let state = ApiState::new(ApiOptions {
+    let mut options = ApiOptions {
         store: store.clone(),
         clock: clock.clone(),
         metrics: Arc::new(Metrics::new()),
         shutdown: shutdown.clone(),
-        readiness,
-        tokens_file,
+        readiness: Readiness::database_only(),
+        tokens_file: None,
         jwt: JwtOptions::default(),
         rate_limit: 0,
-    });
+    };
+    change(&mut options);
+    let state = ApiState::new(options);
     let reader = new_token(&store, &clock, Role::Reader).await;
     state.refresh_tokens().await.unwrap();
     let router = router(state.clone());

@@ -1,6 +1,6 @@
 //! The published keys of whoever signs the JWTs: `JWT_JWKS_URL`.
 //!
-//! Read at the start, every [`PERIOD`], and when a token names a key that is not known, at most once in [`PAUSE`]
+//! Read at the start, every [`PERIOD_MS`], and when a token names a key that is not known, at most once in [`PAUSE_MS`]
 //! however many tokens do. What cannot be read changes nothing: the keys that were there go on working.
 
 use std::path::PathBuf;
@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use url::Url;
 
 use super::keys::{Algorithm, NamedKey, PublicKey, keys_of_set};
+use crate::clock::Clock;
 use crate::google::calendar::http_client;
+use crate::model::UnixMillis;
 
 /// A set of keys is a few KiB.
 pub const BYTES_MAX: usize = 256 * 1024;
@@ -21,10 +22,10 @@ pub const BYTES_MAX: usize = 256 * 1024;
 const TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Between two reads that unknown keys cause.
-const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE_MS: i64 = 10_000;
 
 /// A key that was taken back is refused after this long.
-const PERIOD: Duration = Duration::from_mins(5);
+const PERIOD_MS: i64 = 300_000;
 
 /// Where the keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +41,7 @@ pub enum JwksSource {
 pub(super) struct Jwks {
     source: JwksSource,
     http: reqwest::Client,
+    clock: Clock,
     keys: RwLock<Arc<[NamedKey]>>,
     /// Grows when the keys change: what was verified with the old ones has to be verified again.
     generation: AtomicU64,
@@ -49,14 +51,15 @@ pub(super) struct Jwks {
 /// Held while reading, so that only one does.
 #[derive(Debug, Default)]
 struct Reads {
-    last: Option<Instant>,
+    last: Option<UnixMillis>,
     is_failing: bool,
 }
 
 impl Jwks {
-    pub(super) fn new(source: JwksSource) -> Self {
+    pub(super) fn new(source: JwksSource, clock: Clock) -> Self {
         let keys = RwLock::new(Arc::from([]));
-        Self { source, http: http_client(), keys, generation: AtomicU64::new(0), reads: tokio::sync::Mutex::default() }
+        let (generation, reads) = (AtomicU64::new(0), tokio::sync::Mutex::default());
+        Self { source, http: http_client(), clock, keys, generation, reads }
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -79,7 +82,7 @@ impl Jwks {
     /// Reads the keys again because one is missing, unless somebody did a moment ago.
     pub(super) async fn refresh_for_unknown_key(&self) {
         let mut reads = self.reads.lock().await;
-        if reads.last.is_none_or(|last| last.elapsed() >= PAUSE) {
+        if self.is_over(PAUSE_MS, &reads) {
             self.read(&mut reads).await;
         }
     }
@@ -87,10 +90,15 @@ impl Jwks {
     /// Reads the keys again when it is time; a set that was never read is tried for more often.
     pub(super) async fn refresh_when_due(&self) {
         let mut reads = self.reads.lock().await;
-        let pause = if self.is_empty() { PAUSE } else { PERIOD };
-        if reads.last.is_none_or(|last| last.elapsed() >= pause) {
+        let pause = if self.is_empty() { PAUSE_MS } else { PERIOD_MS };
+        if self.is_over(pause, &reads) {
             self.read(&mut reads).await;
         }
+    }
+
+    /// Whether the last read is so long ago, or in the future, which says that the clock was set back.
+    fn is_over(&self, pause_ms: i64, reads: &Reads) -> bool {
+        reads.last.is_none_or(|last| !(0..pause_ms).contains(&self.clock.now().since(last)))
     }
 
     async fn read(&self, reads: &mut Reads) {
@@ -99,7 +107,7 @@ impl Jwks {
             JwksSource::File(path) => read_bounded(path.clone()).await,
         };
         // From the end, so that a slow server is not asked without a pause.
-        reads.last = Some(Instant::now());
+        reads.last = Some(self.clock.now());
         match read.and_then(|json| keys_of_set(&json).map_err(|error| error.to_string())) {
             Ok(keys) => {
                 reads.is_failing = false;

@@ -135,7 +135,7 @@ impl Verifier {
     pub(super) fn new(options: JwtOptions, clock: Clock, limits: Arc<Limits>) -> Self {
         let JwtOptions { hs256_secret, public_keys, jwks, issuer, audience } = options;
         let secret = hs256_secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes()));
-        let jwks = jwks.map(Jwks::new);
+        let jwks = jwks.map(|source| Jwks::new(source, clock.clone()));
         Self { secret, public_keys, jwks, issuer, audience, clock, limits, remembered: RwLock::default() }
     }
 
