@@ -77,24 +77,31 @@ struct Inner {
     limits: Arc<limits::Limits>,
     documents: cache::Documents,
     waits: wait::Waits,
+    usual: edge::Usual,
 }
 
 impl ApiState {
-    /// Must be called inside a Tokio runtime: a task that wakes long-polls starts here and ends at the drain.
+    /// Must be called inside a Tokio runtime: the tasks that wake long-polls and watch for changes by other processes start
+    /// here and end at the drain.
     pub fn new(options: ApiOptions) -> Self {
         let ApiOptions { store, clock, metrics, shutdown, readiness, tokens_file, jwt, rate_limit } = options;
         let limits = Arc::new(limits::Limits::new(rate_limit));
-        Self(Arc::new(Inner {
+        let state = Self(Arc::new(Inner {
             auth: auth::Authenticator::new(store.clone(), clock.clone(), tokens_file, jwt, Arc::clone(&limits)),
             limits,
             documents: cache::Documents::new(store.clone()),
             waits: wait::Waits::listen(&store, shutdown.token()),
             store,
             clock,
+            usual: edge::Usual::new(&metrics),
             metrics,
             shutdown,
             readiness,
-        }))
+        }));
+        let watching = state.clone();
+        let drain = state.0.shutdown.token();
+        tokio::spawn(drain.run_until_cancelled_owned(async move { watching.0.documents.watch().await }));
+        state
     }
 
     /// Reads the API tokens again, notes the uses of known ones, and forgets rate limits that are not used any more. [`serve`] does so every [`auth::REFRESH`].

@@ -77,7 +77,7 @@ impl Authenticator {
     }
 
     /// Who asks, as far as memory knows: no database, no network, no waiting.
-    pub(super) fn at_hand(&self, headers: &HeaderMap) -> Option<Caller> {
+    pub(super) fn at_hand(&self, headers: &HeaderMap) -> Option<Arc<Caller>> {
         match Bearer::of(headers).ok()? {
             Bearer::Token { id, secret } => self.tokens.known(id, secret),
             Bearer::Jwt(token) => self.jwts.remembered(token),
@@ -89,10 +89,10 @@ impl Authenticator {
     /// # Errors
     /// 401 without a credential or with one that is not accepted, 503 when that cannot be told now.
     pub(super) async fn principal(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Problem> {
-        Ok(self.caller(headers).await?.principal)
+        Ok(Arc::clone(&self.caller(headers).await?.principal))
     }
 
-    async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
         match Bearer::of(headers)? {
             Bearer::Token { id, secret } => match self.tokens.known(id, secret) {
                 Some(caller) => Ok(caller),

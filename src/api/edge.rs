@@ -18,12 +18,16 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request};
 use axum::http::{self, HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
+use axum::response::IntoResponse as _;
 use futures_util::FutureExt as _;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
 use super::limits::{Key, Verdict};
 use super::problem::Problem;
 use super::{ApiState, meet};
+use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{HttpLabels, RouteLabel};
 
 /// No request of ours is larger.
@@ -48,10 +52,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static SAME_FOR_ALL: [(HeaderName, HeaderValue); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    (
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
-    ),
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
     // What is in an answer follows from who asks.
     (header::VARY, HeaderValue::from_static("authorization")),
 ];
@@ -87,38 +88,36 @@ impl Edge {
         B: HttpBody<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        let mut passing = Passing::begin(self.state.clone(), &request);
+        let mut passing = Passing::begin(&request);
         let path = request.uri().path();
-        let mut principal = None;
+        let mut caller = None;
         if !UNLIMITED.contains(&path) {
-            let caller = self.state.0.auth.at_hand(request.headers());
-            let bucket = match &caller {
-                Some(caller) => caller.bucket.clone(),
-                None => self.state.0.limits.bucket(Key::peer(self.peer)),
+            caller = self.state.0.auth.at_hand(request.headers());
+            passing.verdict = match &caller {
+                Some(caller) => caller.bucket.as_ref().map(|bucket| bucket.take()),
+                None => self.state.0.limits.bucket(Key::peer(self.peer)).map(|bucket| bucket.take()),
             };
-            passing.verdict = bucket.map(|bucket| bucket.take());
             if let Some(Verdict::Wait(time)) = passing.verdict {
-                let refused = axum::response::IntoResponse::into_response(Problem::rate_limited(time));
-                return Answering::at_once(passing.end(refused));
+                return self.at_once(passing, Problem::rate_limited(time).into_response());
             }
-            principal = caller.map(|caller| caller.principal);
         }
-        if let Some(principal) = principal
+        if let Some(caller) = caller
             && request.method() == Method::GET
             && request.uri().query().is_none()
             && let Some(segment) = path.strip_prefix(meet::PREFIX)
         {
-            let at_hand = AssertUnwindSafe(|| meet::at_hand(&self.state, &principal, request.headers(), segment));
+            let (state, principal, headers) = (&self.state, &caller.principal, request.headers());
             // Where locks are taken it is said why a panic leaves them whole.
-            match std::panic::catch_unwind(at_hand) {
+            match std::panic::catch_unwind(AssertUnwindSafe(|| meet::at_hand(state, principal, headers, segment))) {
                 Ok(None) => {}
                 Ok(Some(response)) => {
                     passing.route = meet::ROUTE;
-                    return Answering::at_once(passing.end(response));
+                    return self.at_once(passing, response);
                 }
-                Err(_) => return Answering::at_once(passing.end(panicked())),
+                Err(_) => return self.at_once(passing, panicked()),
             }
         }
+        let state = self.state.clone();
         let routed = tower::ServiceExt::oneshot(self.routes.clone(), request.map(Body::new));
         Answering(Inner::Later(Box::pin(async move {
             let time = if passing.waits { ANSWER + WAIT_MAX } else { ANSWER };
@@ -126,15 +125,19 @@ impl Edge {
             let response = match tokio::time::timeout(time, AssertUnwindSafe(routed).catch_unwind()).await {
                 Ok(Ok(response)) => response.unwrap_or_else(|never: Infallible| match never {}),
                 Ok(Err(_)) => panicked(),
-                Err(_) => axum::response::IntoResponse::into_response(Problem::timeout()),
+                Err(_) => Problem::timeout().into_response(),
             };
-            passing.end(response)
+            passing.end(&state, response)
         })))
+    }
+
+    fn at_once(&self, passing: Passing, response: Response<Body>) -> Answering {
+        Answering(Inner::Now(Some(passing.end(&self.state, response))))
     }
 }
 
 fn panicked() -> Response<Body> {
-    axum::response::IntoResponse::into_response(Problem::internal("a handler panicked"))
+    Problem::internal("a handler panicked").into_response()
 }
 
 /// Tells the outside which route it was.
@@ -154,12 +157,6 @@ pub struct Answering(Inner);
 enum Inner {
     Now(Option<Response<Body>>),
     Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
-}
-
-impl Answering {
-    fn at_once(response: Response<Body>) -> Self {
-        Self(Inner::Now(Some(response)))
-    }
 }
 
 impl std::fmt::Debug for Answering {
@@ -199,7 +196,6 @@ where
 
 /// What is kept of a request until its answer.
 struct Passing {
-    state: ApiState,
     began: Instant,
     id: HeaderValue,
     route: &'static str,
@@ -209,9 +205,8 @@ struct Passing {
 }
 
 impl Passing {
-    fn begin<B>(state: ApiState, request: &http::Request<B>) -> Self {
+    fn begin<B>(request: &http::Request<B>) -> Self {
         Self {
-            state,
             began: Instant::now(),
             id: request_id(request.headers()),
             route: OTHER,
@@ -221,7 +216,7 @@ impl Passing {
         }
     }
 
-    fn end(mut self, mut response: Response<Body>) -> Response<Body> {
+    fn end(mut self, state: &ApiState, mut response: Response<Body>) -> Response<Body> {
         if let Some(matched) = response.extensions_mut().remove::<MatchedPath>() {
             self.route = super::ROUTES.iter().find(|route| **route == matched.as_str()).copied().unwrap_or(OTHER);
         }
@@ -238,15 +233,46 @@ impl Passing {
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
         headers.insert(REQUEST_ID, self.id);
         if let Some(verdict) = self.verdict {
-            self.state.0.limits.announce(verdict, headers);
+            state.0.limits.announce(verdict, headers);
         }
-        let (metrics, route, status) = (&self.state.0.metrics, self.route, response.status().as_u16());
-        metrics.http_requests.get_or_create(&HttpLabels { route, status }).inc();
-        if !self.waits {
-            let duration = metrics.http_request_seconds.get_or_create(&RouteLabel { route });
-            duration.observe(self.began.elapsed().as_secs_f64());
-        }
+        let seconds = (!self.waits).then(|| self.began.elapsed().as_secs_f64());
+        state.0.usual.count(&state.0.metrics, self.route, response.status(), seconds);
         response
+    }
+}
+
+/// The instruments of nearly all answers, looked up once.
+#[derive(Debug)]
+pub(super) struct Usual {
+    ok: Counter,
+    not_modified: Counter,
+    duration: Histogram,
+}
+
+impl Usual {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let requests = |status| metrics.http_requests.get_or_create_owned(&HttpLabels { route: meet::ROUTE, status });
+        Self {
+            ok: requests(200),
+            not_modified: requests(304),
+            duration: metrics.http_request_seconds.get_or_create_owned(&RouteLabel { route: meet::ROUTE }),
+        }
+    }
+
+    fn count(&self, metrics: &Metrics, route: &'static str, status: StatusCode, seconds: Option<f64>) {
+        let is_usual = std::ptr::eq(route, meet::ROUTE);
+        match status {
+            StatusCode::OK if is_usual => self.ok.inc(),
+            StatusCode::NOT_MODIFIED if is_usual => self.not_modified.inc(),
+            _ => metrics.http_requests.get_or_create(&HttpLabels { route, status: status.as_u16() }).inc(),
+        };
+        if let Some(seconds) = seconds {
+            if is_usual {
+                self.duration.observe(seconds);
+            } else {
+                metrics.http_request_seconds.get_or_create(&RouteLabel { route }).observe(seconds);
+            }
+        }
     }
 }
 

@@ -208,12 +208,11 @@ mod tests {
         assert!(matches!(limits.bucket(peer("192.0.2.2")).unwrap().take(), Verdict::Pass(5)), "another's is full");
 
         let mut headers = HeaderMap::new();
-        for (verdict, said) in
-            [(Verdict::Pass(5), "\"default\";r=5;t=1"), (Verdict::Pass(0), "\"default\";r=0;t=2"), (
-                Verdict::Wait(time),
-                "\"default\";r=0;t=2",
-            )]
-        {
+        for (verdict, said) in [
+            (Verdict::Pass(5), "\"default\";r=5;t=1"),
+            (Verdict::Pass(0), "\"default\";r=0;t=2"),
+            (Verdict::Wait(time), "\"default\";r=0;t=2"),
+        ] {
             limits.announce(verdict, &mut headers);
             assert_eq!(headers["ratelimit"], said);
         }

@@ -57,8 +57,7 @@ fn checked<T>(
         }
         _ => std::fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display())),
     };
-    let parsed =
-        read.and_then(|bytes| parse(&bytes).map_err(|error| format!("{}: {error}", path.display())));
+    let parsed = read.and_then(|bytes| parse(&bytes).map_err(|error| format!("{}: {error}", path.display())));
     match parsed {
         Ok(parsed) => Some(parsed),
         Err(problem) => {

@@ -35,7 +35,7 @@ impl Store {
         self.inner.rows("reading API tokens", ALL, args![]).await?.iter().map(read).collect()
     }
 
-    /// Adds a token.
+    /// Adds a token, and keeps that it was made.
     pub async fn add_api_token(&self, token: &ApiToken) -> Result<()> {
         let values = args![
             token.id.as_str(),
@@ -46,12 +46,21 @@ impl Store {
             token.last_used_at,
             token.revoked_at,
         ];
-        self.changed_one("adding an API token", ADD, values).await.map(drop)
+        let mut tx = self.inner.write("adding an API token").await?;
+        tx.execute(ADD, values).await?;
+        let audit = args!["token new", token.id.as_str(), token.name.as_str(), token.created_at];
+        tx.execute(AUDIT, audit).await?;
+        tx.commit().await
     }
 
-    /// Revokes; `false` when there is no such token or it was revoked before.
+    /// Revokes, and keeps that it was done; `false` when there is no such token or it was revoked before.
     pub async fn revoke_api_token(&self, id: &str, now: UnixMillis) -> Result<bool> {
-        self.changed_one("revoking an API token", REVOKE, args![id, now]).await
+        let mut tx = self.inner.write("revoking an API token").await?;
+        if tx.execute(REVOKE, args![id, now]).await? == 0 {
+            return Ok(false);
+        }
+        tx.execute(AUDIT, args!["token revoke", id, None::<&str>, now]).await?;
+        tx.commit().await.map(|()| true)
     }
 
     /// Notes uses, as `(id, when)`, to the minute.

@@ -137,7 +137,11 @@ async fn claims_have_to_be_right_and_in_time() {
             if expected == "200" {
                 assert_eq!(answer.status, StatusCode::OK, "{change}: {}", answer.text);
             } else {
-                assert_eq!((answer.status, answer.code().as_str()), (StatusCode::UNAUTHORIZED, "TOKEN_INVALID"), "{change}");
+                assert_eq!(
+                    (answer.status, answer.code().as_str()),
+                    (StatusCode::UNAUTHORIZED, "TOKEN_INVALID"),
+                    "{change}"
+                );
                 assert!(answer.json()["detail"].as_str().unwrap().ends_with(expected), "{change}: {}", answer.text);
                 assert_eq!(answer.header("www-authenticate"), "Bearer error=\"invalid_token\"");
             }

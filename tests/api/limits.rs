@@ -101,7 +101,8 @@ async fn every_answer_has_the_headers_that_keep_browsers_in_check() {
         (Method::GET, "/livez", 200),
     ];
     for (method, path, status) in cases {
-        let answer = send(&api.router, &method, path, &[("authorization", &bearer), ("origin", "https://a.example")]).await;
+        let answer =
+            send(&api.router, &method, path, &[("authorization", &bearer), ("origin", "https://a.example")]).await;
         let what = format!("{method} {path}: {answer:?}");
         assert_eq!(answer.status.as_u16(), status, "{what}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{what}");

@@ -35,7 +35,8 @@ pub fn options() -> JwtOptions {
 }
 
 fn der(pem: &str) -> Vec<u8> {
-    let base64: String = pem.lines().skip_while(|line| !line.starts_with("-----")).filter(|line| !line.starts_with('-')).collect();
+    let base64: String =
+        pem.lines().skip_while(|line| !line.starts_with("-----")).filter(|line| !line.starts_with('-')).collect();
     BASE64.decode(base64.as_bytes()).unwrap()
 }
 
@@ -48,9 +49,8 @@ pub fn sign(by: &str, message: &[u8]) -> Vec<u8> {
         pair.sign(padding, &random, message, &mut signature).unwrap();
         signature
     };
-    let hs256 = |secret: &str| {
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), message).as_ref().to_vec()
-    };
+    let hs256 =
+        |secret: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), message).as_ref().to_vec();
     match by {
         "hs256" => hs256(SECRET),
         "hs256 of another secret" => hs256("another secret that nobody here knows"),
@@ -61,7 +61,9 @@ pub fn sign(by: &str, message: &[u8]) -> Vec<u8> {
             let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der(pem!("p256")), &random).unwrap();
             pair.sign(&random, message).unwrap().as_ref().to_vec()
         }
-        "eddsa" => Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der(pem!("ed25519"))).unwrap().sign(message).as_ref().to_vec(),
+        "eddsa" => {
+            Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der(pem!("ed25519"))).unwrap().sign(message).as_ref().to_vec()
+        }
         "nobody" => Vec::new(),
         other => panic!("no key {other}"),
     }
@@ -69,7 +71,8 @@ pub fn sign(by: &str, message: &[u8]) -> Vec<u8> {
 
 /// A token with this header and these claims, as texts.
 pub fn token_of(by: &str, header: &str, claims: &str) -> String {
-    let message = format!("{}.{}", BASE64URL_NOPAD.encode(header.as_bytes()), BASE64URL_NOPAD.encode(claims.as_bytes()));
+    let message =
+        format!("{}.{}", BASE64URL_NOPAD.encode(header.as_bytes()), BASE64URL_NOPAD.encode(claims.as_bytes()));
     let signature = sign(by, message.as_bytes());
     format!("{message}.{}", BASE64URL_NOPAD.encode(&signature))
 }

@@ -65,7 +65,7 @@ pub(super) struct Verifier {
 
 #[derive(Debug)]
 struct Remembered {
-    caller: Caller,
+    caller: Arc<Caller>,
     validity: Validity,
     /// [`Jwks::generation`] when it was verified.
     generation: u64,
@@ -147,18 +147,18 @@ impl Verifier {
     }
 
     /// Whose token it is, if it was verified before and still holds.
-    pub(super) fn remembered(&self, token: &str) -> Option<Caller> {
+    pub(super) fn remembered(&self, token: &str) -> Option<Arc<Caller>> {
         if token.len() > BYTES_MAX {
             return None;
         }
         let remembered = self.remembered.read().unwrap_or_else(PoisonError::into_inner);
         let known = remembered.get(&digest(token))?;
         (known.generation == self.generation() && known.validity.is_now(&self.clock).is_ok())
-            .then(|| known.caller.clone())
+            .then(|| Arc::clone(&known.caller))
     }
 
     /// Whose token it is.
-    pub(super) async fn verify(&self, token: &str) -> Result<Caller, Problem> {
+    pub(super) async fn verify(&self, token: &str) -> Result<Arc<Caller>, Problem> {
         let parts = take_apart(token).ok_or_else(Problem::token_invalid)?;
         let mut generation = self.generation();
         if !self.is_signed(&parts) {
@@ -187,7 +187,7 @@ impl Verifier {
                 remembered.clear();
             }
         }
-        remembered.insert(digest(token), Remembered { caller: caller.clone(), validity, generation });
+        remembered.insert(digest(token), Remembered { caller: Arc::clone(&caller), validity, generation });
         Ok(caller)
     }
 
@@ -227,7 +227,7 @@ impl Verifier {
         Ok(validity)
     }
 
-    fn caller(&self, claims: Claims) -> Result<Caller, Problem> {
+    fn caller(&self, claims: Claims) -> Result<Arc<Caller>, Problem> {
         // `teacher` is no role of its own: what makes a teacher is the id. Words that we do not know are other
         // programs' roles.
         let words = claims.role.iter().chain(claims.roles.iter().flatten());
@@ -237,7 +237,7 @@ impl Verifier {
         let subject = claims.sub.as_deref().or(teacher.as_ref().map(TeacherId::as_str)).unwrap_or_default();
         let name = format!("jwt:{}", subject.chars().take(100).collect::<String>());
         let bucket = self.limits.bucket(Key::Subject(name.as_str().into()));
-        Ok(Caller { principal: Arc::new(Principal::new(role, teacher, name)), bucket })
+        Ok(Arc::new(Caller { principal: Arc::new(Principal::new(role, teacher, name)), bucket }))
     }
 }
 

@@ -67,7 +67,10 @@ pub struct PublicKey(Material);
 #[derive(Clone, PartialEq, Eq)]
 enum Material {
     /// Modulus and exponent, big-endian, without zeros in front.
-    Rsa { n: Box<[u8]>, e: Box<[u8]> },
+    Rsa {
+        n: Box<[u8]>,
+        e: Box<[u8]>,
+    },
     /// An uncompressed point.
     P256([u8; 65]),
     Ed25519([u8; 32]),

@@ -67,7 +67,7 @@ impl Principal {
 }
 
 /// A principal, and the bucket that their requests are taken from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(in crate::api) struct Caller {
     pub(in crate::api) principal: Arc<Principal>,
     pub(in crate::api) bucket: Option<Arc<Bucket>>,

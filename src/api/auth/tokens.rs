@@ -48,7 +48,7 @@ pub fn hash_secret(secret: &str) -> [u8; 32] {
 
 #[derive(Debug)]
 struct Known {
-    caller: Caller,
+    caller: Arc<Caller>,
     secret_sha256: [u8; 32],
     is_revoked: bool,
     /// Of the database, so that its last use is noted there.
@@ -86,7 +86,7 @@ impl ApiTokens {
     }
 
     /// Whose token it is, as far as is known without asking the database.
-    pub(super) fn known(&self, id: &str, secret: &str) -> Option<Caller> {
+    pub(super) fn known(&self, id: &str, secret: &str) -> Option<Arc<Caller>> {
         let digest = hash_secret(secret);
         let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
         let known = tokens.get(id);
@@ -95,11 +95,11 @@ impl ApiTokens {
         let is_right = bool::from(digest.ct_eq(expected));
         let known = known.filter(|known| is_right && !known.is_revoked)?;
         known.used_at.store(self.clock.now().get(), Ordering::Relaxed);
-        Some(known.caller.clone())
+        Some(Arc::clone(&known.caller))
     }
 
     /// Whose token it is, after another look at the database: it may have been made a moment ago.
-    pub(super) async fn known_by_now(&self, id: &str, secret: &str) -> Result<Caller, Problem> {
+    pub(super) async fn known_by_now(&self, id: &str, secret: &str) -> Result<Arc<Caller>, Problem> {
         self.refresh_for_unaccepted().await?;
         self.known(id, secret).ok_or_else(Problem::token_invalid)
     }
@@ -147,7 +147,7 @@ impl ApiTokens {
                 None => self.limits.own_bucket(),
             };
             let principal = Principal::new(Some(role), None, format!("token:{id}"));
-            Caller { principal: Arc::new(principal), bucket }
+            Arc::new(Caller { principal: Arc::new(principal), bucket })
         };
         let mut tokens = Tokens::new();
         for (id, role, secret_sha256) in from_file {
