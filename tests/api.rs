@@ -1,5 +1,6 @@
 //! The read API over a real store: who may read, tags, long-polls, batches, pages, problems, health.
 
+mod connections;
 mod fixture;
 mod health;
 mod jwt;
