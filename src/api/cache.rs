@@ -129,8 +129,11 @@ impl Documents {
 
     /// Looks for changes by other processes for ever. Without it each document is read again after [`FRESH`].
     pub(super) async fn watch(&self) {
+        if !self.is_ours {
+            return;
+        }
         let mut known = None;
-        while self.is_ours {
+        loop {
             let began = Instant::now();
             if let Ok(version) = within_patience(self.store.foreign_changes()).await {
                 let mut cache = write(&self.cache);

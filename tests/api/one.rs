@@ -7,7 +7,9 @@ use meet_projector::model::Epoch;
 use meet_projector::store::{DatabaseUrl, Store};
 
 use super::fixture::{START, api, api_on, incoming, send};
+use crate::support::gate::Gate;
 use crate::support::postgres;
+use crate::support::service::eventually;
 
 #[tokio::test]
 async fn a_document_is_served_as_it_is_stored() {
@@ -248,4 +250,36 @@ async fn without_the_database_known_documents_are_served_and_others_are_a_503() 
         assert_eq!(answer.code(), "DATABASE_UNAVAILABLE");
         assert!(!answer.text.contains("pool") && !answer.text.contains("sqlx"), "{}", answer.text);
     }
+}
+
+#[tokio::test]
+async fn while_a_shared_database_is_away_what_was_read_is_served_and_the_rest_is_refused_soon() {
+    let url = postgres::fresh_database().await;
+    let port = url::Url::parse(&url).unwrap().port().unwrap();
+    let mut gate = Gate::open_to(port);
+    let api = api_on(&url.replace(&format!(":{port}/"), &format!(":{}/", gate.address.port())), None).await;
+    for session in ["ses_1", "ses_2"] {
+        api.schedule(session, "tch_1", 1, START).await;
+    }
+    let before = api.get("/api/google/meet/ses_1").await;
+    assert_eq!(before.status, StatusCode::OK);
+    gate.shut();
+    for _ in 0..5 {
+        assert_eq!(api.get("/api/google/meet/ses_1").await.text, before.text);
+    }
+    for path in ["/api/google/meet/ses_2", "/api/google/meet?sessionIds=ses_1,ses_2", "/api/google/meet"] {
+        let begun = std::time::Instant::now();
+        assert_eq!(api.get(path).await.code(), "DATABASE_UNAVAILABLE", "{path}");
+        // The pool itself tries for five seconds.
+        assert!(begun.elapsed() < Duration::from_secs(4), "{path}: {:?}", begun.elapsed());
+    }
+    gate.open();
+    // Another replica's change is seen at once again, so nothing is answered from memory.
+    let other = Store::open(&DatabaseUrl(url.into())).await.unwrap();
+    other.fold(Epoch(1), &[incoming(9, "ses_1", "tch_1", 2, None)], api.clock.now()).await.unwrap();
+    eventually("reads reach the database again", async || {
+        api.get("/api/google/meet/ses_2").await.status == StatusCode::OK
+    })
+    .await;
+    assert_eq!(api.get("/api/google/meet/ses_1").await.json()["version"], 2);
 }
