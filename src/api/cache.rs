@@ -137,7 +137,8 @@ impl Documents {
             let began = Instant::now();
             if let Ok(version) = within_patience(self.store.foreign_changes()).await {
                 let mut cache = write(&self.cache);
-                if known.replace(version).is_some_and(|before| before != version) {
+                // The first look too: what was read before it may have changed before it.
+                if known.replace(version) != Some(version) {
                     cache.forget_all();
                 }
                 cache.checked_at = began;
