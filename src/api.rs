@@ -1,10 +1,10 @@
 //! The read API: what WordPress, the NestJS backend and people see.
 //!
-//! [`meet`] answers from the store, or from [`cache`] where that is allowed; [`retry`] is the button; [`auth`] says who
-//! asks, [`edge`] is what every request passes, [`problem`] is every answer that is not a success, [`health`] is for
-//! whoever runs us.
-//! [`teachers`] tells of the teachers' connections.
-//! [`oauth`] connects and disconnects teachers; it alone leads to calls to Google. Deliberately absent: writes to what a session should be, CORS.
+//! [`meet`] answers from the store, or from [`cache`] where that is allowed; [`retry`] is the button; [`teachers`] tells of
+//! the teachers' connections; [`oauth`] connects and disconnects them, and it alone leads to calls to Google. [`auth`] says
+//! who asks, [`limits`] how often they may, [`edge`] is what every request passes, [`server`] what every connection does,
+//! [`problem`] is every answer that is not a success, [`health`] is for whoever runs us.
+//! Deliberately absent: writes to what a session should be, CORS.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,9 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 
 use crate::clock::Clock;
@@ -28,23 +26,27 @@ mod cache;
 mod edge;
 mod etag;
 pub mod health;
+mod limits;
 mod meet;
 pub(crate) mod oauth;
+mod patience;
 pub mod problem;
 mod query;
 mod retry;
+mod server;
 mod teachers;
 mod wait;
 
+pub use edge::Edge;
 pub use health::{Check, Readiness};
 pub(crate) use teachers::document as teacher_document;
 
 /// Requests under way get this long after the service was asked to drain. Kubernetes kills after 30 s.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Every route, as the labels of metrics know them.
-const ROUTES: [&str; 11] = [
-    "/api/google/meet/{sessionId}",
+/// Every route, as the labels of metrics know them. A route that is not here counts as `other`, and fails a test.
+pub const ROUTES: &[&str] = &[
+    meet::ROUTE,
     "/api/google/meet",
     "/api/google/meet/retry/{sessionId}",
     "/api/google/status/{teacherId}",
@@ -74,6 +76,10 @@ pub struct ApiOptions {
     pub tokens_file: Option<PathBuf>,
     /// Connects and disconnects teachers; without it those routes are not there.
     pub connect: Option<Connect>,
+    /// `JWT_*`
+    pub jwt: auth::JwtOptions,
+    /// `API_RATE_LIMIT`: requests per second and credential, 0 = off.
+    pub rate_limit: u32,
 }
 
 /// Shared by all requests, cheap to clone.
@@ -90,53 +96,64 @@ struct Inner {
     readiness: Readiness,
     auth: auth::Authenticator,
     connect: Option<Connect>,
+    limits: Arc<limits::Limits>,
     documents: cache::Documents,
     waits: wait::Waits,
+    usual: edge::Usual,
 }
 
 impl ApiState {
-    /// Must be called inside a Tokio runtime: a task that wakes long-polls starts here and ends at the drain.
+    /// Must be called inside a Tokio runtime: the tasks that wake long-polls and watch for changes by other processes start
+    /// here and end at the drain.
     pub fn new(options: ApiOptions) -> Self {
-        let ApiOptions { store, clock, metrics, shutdown, readiness, tokens_file, connect } = options;
-        Self(Arc::new(Inner {
-            auth: auth::Authenticator::new(store.clone(), clock.clone(), tokens_file),
+        let ApiOptions { store, clock, metrics, shutdown, readiness, tokens_file, connect, jwt, rate_limit } = options;
+        let limits = Arc::new(limits::Limits::new(rate_limit));
+        let state = Self(Arc::new(Inner {
+            auth: auth::Authenticator::new(store.clone(), clock.clone(), tokens_file, jwt, Arc::clone(&limits)),
+            limits,
             connect,
             documents: cache::Documents::new(store.clone()),
             waits: wait::Waits::listen(&store, shutdown.token()),
             store,
             clock,
+            usual: edge::Usual::new(&metrics),
             metrics,
             scraper: crate::telemetry::scrape::Scraper::default(),
             shutdown,
             readiness,
-        }))
+        }));
+        let watching = state.clone();
+        let drain = state.0.shutdown.token();
+        tokio::spawn(drain.run_until_cancelled_owned(async move { watching.0.documents.watch().await }));
+        state
     }
 
-    /// Reads the API tokens again and notes the uses of known ones. [`serve`] does so every [`auth::REFRESH`].
+    /// Reads the API tokens again, notes the uses of known ones, and forgets rate limits that are not used any more. [`serve`] does so every [`auth::REFRESH`].
     pub async fn refresh_tokens(&self) -> Result<(), problem::Problem> {
+        self.0.limits.tidy();
         self.0.auth.note_uses().await?;
         self.0.auth.refresh().await
     }
 }
 
 /// All routes on one address.
-pub fn router(state: ApiState) -> Router {
-    finish(api_routes().merge(health_routes()), state)
+pub fn router(state: ApiState) -> Edge {
+    Edge::new(api_routes().merge(health_routes()), state)
 }
 
 /// All routes but those of [`admin_router`], for use beside it.
-pub fn public_router(state: ApiState) -> Router {
-    finish(api_routes(), state)
+pub fn public_router(state: ApiState) -> Edge {
+    Edge::new(api_routes(), state)
 }
 
 /// `/livez`, `/readyz` and `/metrics`, for `ADMIN_ADDR`.
-pub fn admin_router(state: ApiState) -> Router {
-    finish(health_routes(), state)
+pub fn admin_router(state: ApiState) -> Edge {
+    Edge::new(health_routes(), state)
 }
 
 fn api_routes() -> Router<ApiState> {
     Router::new()
-        .route("/api/google/meet/{sessionId}", get(meet::one))
+        .route(meet::ROUTE, get(meet::one))
         .route("/api/google/meet", get(meet::many))
         .route("/api/google/meet/retry/{sessionId}", post(retry::retry))
         .route("/api/google/status/{teacherId}", get(teachers::one))
@@ -153,32 +170,27 @@ fn health_routes() -> Router<ApiState> {
         .route("/metrics", get(health::metrics))
 }
 
-fn finish(routes: Router<ApiState>, state: ApiState) -> Router {
-    let limit = DefaultBodyLimit::max(usize::try_from(edge::BODY_BYTES_MAX).expect("64 KiB fit everywhere"));
-    routes
-        .fallback(async || problem::Problem::route_not_found())
-        .layer(limit)
-        .layer(axum::middleware::from_fn_with_state(state.clone(), edge::edge))
-        .with_state(state)
-}
-
 /// Serves until the drain is over: at most 10 s after the shutdown was asked for, with long-polls ended at
 /// once. With an admin listener the health routes are there and nowhere else.
 ///
 /// # Errors
-/// When a listener fails for good.
+/// When the admin side panicked.
 pub async fn serve(state: ApiState, listener: TcpListener, admin: Option<TcpListener>) -> io::Result<()> {
     let tokens = tokio::spawn(keep_tokens_fresh(state.clone()));
+    let keys = tokio::spawn(keep_keys_fresh(state.clone()));
     let at_the_end = state.clone();
     let shutdown = state.0.shutdown.clone();
     let drained = async {
         match admin {
-            None => serve_one(listener, router(state), shutdown.clone()).await,
+            None => {
+                server::serve(listener, router(state), shutdown.clone()).await;
+                Ok(())
+            }
             Some(admin) => {
                 // The admin side ends last, so that probes see us unready and not gone.
-                let admin = tokio::spawn(serve_one(admin, admin_router(state.clone()), shutdown.clone()));
-                let public = serve_one(listener, public_router(state), shutdown.clone()).await;
-                public.and(flatten(admin.await))
+                let admin = tokio::spawn(server::serve(admin, admin_router(state.clone()), shutdown.clone()));
+                server::serve(listener, public_router(state), shutdown.clone()).await;
+                admin.await.map_err(io::Error::other)
             }
         }
     };
@@ -190,25 +202,12 @@ pub async fn serve(state: ApiState, listener: TcpListener, admin: Option<TcpList
         }
     };
     tokens.abort();
+    keys.abort();
     // The uses since the last round; a database that is down must not hold up the end.
     if let Ok(Err(problem)) = tokio::time::timeout(Duration::from_secs(1), at_the_end.0.auth.note_uses()).await {
         tracing::warn!(cause = problem.cause, "the last uses of API tokens were not noted");
     }
     result
-}
-
-fn flatten(joined: Result<io::Result<()>, tokio::task::JoinError>) -> io::Result<()> {
-    joined.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
-async fn serve_one(listener: TcpListener, router: Router, shutdown: Shutdown) -> io::Result<()> {
-    // Small answers must not wait for an acknowledgement (Nagle).
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was refused");
-        }
-    });
-    axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.asked().await }).await
 }
 
 async fn keep_tokens_fresh(state: ApiState) {
@@ -223,6 +222,14 @@ async fn keep_tokens_fresh(state: ApiState) {
             }
             Err(_) => {}
         }
+        tokio::time::sleep(auth::REFRESH).await;
+    }
+}
+
+/// Apart from the tokens, as a server that is slow to give its keys must not hold those up.
+async fn keep_keys_fresh(state: ApiState) {
+    loop {
+        state.0.auth.refresh_keys().await;
         tokio::time::sleep(auth::REFRESH).await;
     }
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 use url::Url;
 
+use crate::api::auth::{JwksSource, JwtOptions, PublicKey};
 use crate::store::DatabaseUrl;
 pub use read::Origin;
 use read::Reader;
@@ -21,6 +22,7 @@ use values::{
 };
 use variables::{Section, VARIABLES, Variable};
 
+mod jwt;
 mod read;
 mod values;
 pub mod variables;
@@ -165,14 +167,16 @@ pub struct HttpConfig {
     pub return_urls: Vec<Url>,
     /// `JWT_HS256_SECRET`
     pub jwt_hs256_secret: Option<SecretString>,
-    /// `JWT_PUBLIC_KEY_FILE`
-    pub jwt_public_key_file: Option<PathBuf>,
+    /// `JWT_PUBLIC_KEY_FILE`, read: one key or several.
+    pub jwt_public_keys: Vec<PublicKey>,
     /// `JWT_JWKS_URL`
-    pub jwt_jwks_url: Option<Url>,
+    pub jwt_jwks: Option<JwksSource>,
     /// `JWT_ISSUER`
     pub jwt_issuer: Option<String>,
     /// `JWT_AUDIENCE`
     pub jwt_audience: Option<String>,
+    /// `API_RATE_LIMIT` (100): requests per second for each credential, 0 = off.
+    pub rate_limit: u32,
     /// `OPS_WEBHOOK_URL`
     pub ops_webhook_url: Option<SecretString>,
 }
@@ -306,21 +310,34 @@ impl Config {
 impl HttpConfig {
     fn read(from: &mut Reader) -> Option<Self> {
         let address = from.parse("HTTP_ADDR", |text| text.parse::<SocketAddr>().ok());
+        let rate_limit = from.parse("API_RATE_LIMIT", |text| text.parse::<u32>().ok().filter(|n| *n <= 1_000_000));
         Some(Self {
             admin_address: from.parse("ADMIN_ADDR", |text| text.parse::<SocketAddr>().ok()),
             tokens_file: readable_file(from, "API_TOKENS_FILE"),
             wp_base_url: from.parse("WP_BASE_URL", |text| web_url(text).filter(|url| url.query().is_none())),
             return_urls: from.parse("OAUTH_RETURN_URLS", |text| each(text, web_url)).unwrap_or_default(),
-            jwt_hs256_secret: from.parse("JWT_HS256_SECRET", |text| (text.len() >= 32).then(|| text.into())),
-            jwt_public_key_file: readable_file(from, "JWT_PUBLIC_KEY_FILE"),
-            jwt_jwks_url: from.parse("JWT_JWKS_URL", |text| {
-                safe_url(text).or_else(|| Url::parse(text).ok().filter(|url| url.scheme() == "file"))
-            }),
+            jwt_hs256_secret: jwt::hs256_secret(from),
+            jwt_public_keys: jwt::public_keys(from),
+            jwt_jwks: jwt::jwks(from),
             jwt_issuer: from.text("JWT_ISSUER"),
             jwt_audience: from.text("JWT_AUDIENCE"),
             ops_webhook_url: from.parse("OPS_WEBHOOK_URL", |text| web_url(text).map(|url| String::from(url).into())),
+            rate_limit: rate_limit?,
             address: address?,
         })
+    }
+}
+
+impl HttpConfig {
+    /// What JWTs have to be.
+    pub fn jwt(&self) -> JwtOptions {
+        JwtOptions {
+            hs256_secret: self.jwt_hs256_secret.clone(),
+            public_keys: self.jwt_public_keys.clone(),
+            jwks: self.jwt_jwks.clone(),
+            issuer: self.jwt_issuer.clone(),
+            audience: self.jwt_audience.clone(),
+        }
     }
 }
 

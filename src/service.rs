@@ -133,6 +133,8 @@ pub async fn start(config: Config, clock: Clock, shutdown: Shutdown) -> Result<S
         readiness: readiness(&health, &is_prepared, &pauses),
         tokens_file: config.http.tokens_file.clone(),
         connect,
+        jwt: config.http.jwt(),
+        rate_limit: config.http.rate_limit,
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {

@@ -141,6 +141,41 @@ fn what_is_required_depends_on_the_command() {
 }
 
 #[test]
+fn keys_of_jwts_are_looked_at_before_anybody_needs_them() {
+    let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/api/keys");
+    let folder = tempfile::tempdir().unwrap();
+    let set = write_secret(&folder.path().join("set.json"), r#"{"keys":[]}"#, 0o644);
+    let public = std::fs::read_to_string(format!("{keys}/rsa.pub.pem")).unwrap();
+    let text = mistakes(
+        &with(&[
+            ("JWT_HS256_SECRET", &public),
+            ("JWT_PUBLIC_KEY_FILE", &format!("{keys}/rsa.pem")),
+            ("JWT_JWKS_URL", &set),
+            ("API_RATE_LIMIT", "fast"),
+        ]),
+        Need::Serve,
+    );
+    let text = text.replace(folder.path().to_str().unwrap(), "[folder]").replace(keys, "[keys]");
+    insta::assert_snapshot!(text, @r#"
+    4 mistakes in the configuration:
+      API_RATE_LIMIT: "fast" is not allowed (allowed: a whole number from 0 to 1000000, 0 = off)
+      JWT_HS256_SECRET: its value is not allowed (allowed: at least 32 bytes (RFC 7518 section 3.2))
+      JWT_JWKS_URL: [folder]/set.json: it holds no key for RS256, ES256 or EdDSA (allowed: an https URL (http on a loopback host only), a file URL or a path)
+      JWT_PUBLIC_KEY_FILE: [keys]/rsa.pem: it holds a private key, not a public key; keep it with who signs; `openssl pkey -pubout -in FILE` makes the public one (allowed: a PEM file with PUBLIC KEY blocks (RSA, P-256 or Ed25519))
+    "#);
+    let good = with(&[
+        ("JWT_HS256_SECRET", "0123456789abcdef0123456789abcdef"),
+        ("JWT_PUBLIC_KEY_FILE", &format!("{keys}/ed25519.pub.pem")),
+        ("JWT_JWKS_URL", "https://school.example/.well-known/jwks.json"),
+    ]);
+    let jwt = Config::load(&good, Need::Serve).unwrap().http.jwt();
+    assert_eq!((jwt.public_keys.len(), jwt.hs256_secret.is_some(), jwt.jwks.is_some()), (1, true, true));
+    for bad in ["http://school.example/keys", "ftp://school.example/keys", "/nowhere/keys.json"] {
+        assert!(mistakes(&with(&[("JWT_JWKS_URL", bad)]), Need::Serve).contains("JWT_JWKS_URL: "), "{bad}");
+    }
+}
+
+#[test]
 fn an_empty_value_counts_as_unset() {
     let config = Config::load(&with(&[("HTTP_ADDR", ""), ("ADMIN_ADDR", " "), ("NATS_CREDS_FILE", "")]), Need::Serve);
     assert_eq!(config.unwrap().http.address.port(), 8080);

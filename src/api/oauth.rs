@@ -113,7 +113,10 @@ pub(super) async fn disconnect(State(state): State<ApiState>, request: Request) 
     principal.require_teacher(&teacher)?;
     let parameters = Parameters::parse(parts.uri.query(), &["removeEvents"])?;
     let remove_events = flag(&parameters, "removeEvents")?;
-    let seen = connect(&state)?.disconnector().disconnect(&teacher, remove_events, &Actor::named("api"), None).await?;
+    let seen = connect(&state)?
+        .disconnector()
+        .disconnect(&teacher, remove_events, &Actor::named(principal.name()), None)
+        .await?;
     let seen = seen.ok_or_else(never_connected)?;
     let mut response = Response::new(Body::from(document(&seen).to_string()));
     if seen.phase != DisconnectPhase::Done {

@@ -4,6 +4,8 @@
 //! request id, writes the body and logs the cause. So no other place formats an error, and a 5xx says nothing of the
 //! inside.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -66,6 +68,39 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "TOKEN_INVALID", "The token is not accepted", detail)
     }
 
+    /// 401 with a JWT whose signature is right but that is not for here or not for now.
+    pub fn token_refused(why: &str) -> Self {
+        let detail = format!("the token's signature is right, but {why}");
+        Self::new(StatusCode::UNAUTHORIZED, "TOKEN_INVALID", "The token is not accepted", detail)
+    }
+
+    /// 503: a JWT names a key, and the published keys were never read.
+    pub fn keys_unavailable() -> Self {
+        let detail = "the keys that tokens are verified with cannot be read now; try again";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "KEYS_UNAVAILABLE", "Tokens cannot be verified", detail).retry_after(10)
+    }
+
+    /// 403: a token with neither a role nor a teacher.
+    pub fn no_role() -> Self {
+        let detail = "the token has neither a role (reader, operator, admin) nor a teacherId";
+        Self::new(StatusCode::FORBIDDEN, "ROLE_MISSING", "The token may not do this", detail)
+    }
+
+    /// 403: a teacher asked for what concerns another one.
+    pub fn another_teacher() -> Self {
+        let detail = "a teacher may only ask for what is their own";
+        Self::new(StatusCode::FORBIDDEN, "ANOTHER_TEACHER", "The token may not do this", detail)
+    }
+
+    /// 429: more requests than `API_RATE_LIMIT`.
+    pub fn rate_limited(wait: Duration) -> Self {
+        // Rounded up, or the next request would come too early.
+        let seconds = u16::try_from(wait.as_secs()).unwrap_or(u16::MAX).saturating_add(1);
+        let detail = "this credential (or, without one, this address) asks too often; Retry-After says when to go on";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "Too many requests", detail).retry_after(seconds)
+    }
+
     /// 403: the token is good but its role is not enough.
     pub fn role_too_low(needed: &str, has: &str) -> Self {
         let detail = format!("this needs the role {needed}; the token has {has}");
@@ -90,7 +125,7 @@ impl Problem {
     }
 
     /// 413: more than the API reads.
-    pub fn body_too_large(bytes_max: u64) -> Self {
+    pub fn body_too_large(bytes_max: usize) -> Self {
         let detail = format!("at most {bytes_max} bytes are read");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", "The body is too large", detail)
     }
@@ -123,6 +158,7 @@ impl Problem {
                 Self::new(status, "METHOD_NOT_ALLOWED", "The route does not have this method", detail)
             }
             StatusCode::NOT_FOUND => Self::route_not_found(),
+            StatusCode::PAYLOAD_TOO_LARGE => Self::body_too_large(super::edge::BODY_BYTES_MAX),
             _ if status.is_server_error() => Self::internal(format!("a bare {status}")),
             _ => Self::new(status, "REQUEST_REFUSED", "The request was not understood", status.to_string()),
         }

@@ -87,8 +87,8 @@ impl Parameters {
         Ok(ids)
     }
 
-    /// The filters of the list form.
-    pub(super) fn filter(&self) -> Result<DocumentFilter, Problem> {
+    /// The filters of the list form; without a teacher it is about `own`, where there is one.
+    pub(super) fn filter(&self, own: Option<&TeacherId>) -> Result<DocumentFilter, Problem> {
         let teacher = self.get("teacherId").map(TeacherId::parse).transpose();
         let statuses: Option<Vec<MeetStatus>> = self
             .get("status")
@@ -99,7 +99,9 @@ impl Parameters {
             .collect();
         let limit = self.get("limit").map_or(Some(LIMIT), |text| text.parse().ok());
         let mut filter = DocumentFilter {
-            teacher: teacher.map_err(|invalid| Problem::invalid_parameter(format!("teacherId: {invalid}")))?,
+            teacher: teacher
+                .map_err(|invalid| Problem::invalid_parameter(format!("teacherId: {invalid}")))?
+                .or_else(|| own.cloned()),
             statuses: statuses.ok_or_else(|| {
                 Problem::invalid_parameter(
                     "status: allowed are PENDING, READY, ERROR and CANCELED, separated by commas",
@@ -182,7 +184,7 @@ mod tests {
 
     fn filter(query: &str) -> Result<DocumentFilter, Problem> {
         let known = ["teacherId", "status", "startsFrom", "startsTo", "limit", "cursor"];
-        Parameters::parse(Some(query), &known).and_then(|parameters| parameters.filter())
+        Parameters::parse(Some(query), &known).and_then(|parameters| parameters.filter(None))
     }
 
     #[test]

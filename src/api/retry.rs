@@ -9,7 +9,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use super::ApiState;
-use super::auth::split_token;
 use super::problem::Problem;
 use super::query::{self, Parameters};
 use crate::model::{SessionId, digest, short_hex};
@@ -35,7 +34,8 @@ const KEY_MAX: usize = 255;
 pub(super) async fn retry(State(state): State<ApiState>, request: Request) -> Result<Response<Body>, Problem> {
     // Nothing of the body is read.
     let (parts, _) = request.into_parts();
-    state.0.auth.principal(&parts.headers).await?.require(Role::Operator)?;
+    let principal = state.0.auth.principal(&parts.headers).await?;
+    principal.require(Role::Operator)?;
     Parameters::parse(parts.uri.query(), &[])?;
     let segment = parts.uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let id = query::decode_segment(segment)
@@ -45,7 +45,7 @@ pub(super) async fn retry(State(state): State<ApiState>, request: Request) -> Re
     let request_hash = short_hex(&digest(&[b"retry", id.as_str().as_bytes()]));
     let once = key.as_ref().map(|key| Idempotency { key, request_hash: &request_hash });
     let now = state.0.clock.now();
-    let credential = credential(&parts.headers);
+    let credential = Actor::named(principal.name());
     match state.0.store.retry_once(&id, &credential, once.as_ref(), SPACING_MS, now).await? {
         RetryAnswer::Unknown => Err(Problem::session_not_found()),
         RetryAnswer::KeyReused => Err(key_reused()),
@@ -65,17 +65,6 @@ fn accepted(document: String, replayed: bool) -> Response<Body> {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
     response
-}
-
-/// Whose token: its public part, which is no secret. Of any other kind of credential a hash, so that keys and the audit
-/// tell two apart and hold nothing that could be used.
-fn credential(headers: &HeaderMap) -> Actor {
-    let value = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
-    let text = std::str::from_utf8(value.get(7..).unwrap_or_default()).unwrap_or_default().trim();
-    match split_token(text) {
-        Some((id, _)) => Actor::named(format!("token:{id}")),
-        None => Actor::named(format!("bearer:{}", short_hex(&digest(&[b"mp/bearer/1", text.as_bytes()])))),
-    }
 }
 
 /// The header is a string of RFC 8941 (in quotes); keys without quotes are common and taken, too.

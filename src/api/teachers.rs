@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::Response;
 use serde::Serialize;
 
-use super::meet::tagged;
+use super::meet::{NO_CACHE, tagged};
 use super::problem::Problem;
 use super::query::{Parameters, decode_segment};
 use super::{ApiState, etag};
@@ -80,7 +80,7 @@ pub(super) async fn one(State(state): State<ApiState>, request: Request) -> Resu
     Parameters::parse(parts.uri.query(), &[])?;
     let connection = state.0.store.connection(&id, state.0.clock.now()).await?;
     let body = json(&document(&connection.ok_or_else(Problem::teacher_not_found)?));
-    Ok(tagged(&parts.headers, etag::of_body(&body), body.into()))
+    Ok(tagged(&parts.headers, etag::of_body(&body), body.into(), &NO_CACHE))
 }
 
 /// A page of the list.
@@ -92,7 +92,7 @@ pub(super) async fn many(State(state): State<ApiState>, request: Request) -> Res
     let page = state.0.store.connections(&filter, state.0.clock.now()).await?;
     let items = page.items.iter().map(document).collect();
     let body = json(&Page { items, next_cursor: page.next.as_ref().map(|teacher| cursor(teacher, &filter)) });
-    Ok(tagged(&parts.headers, etag::of_body(&body), body.into()))
+    Ok(tagged(&parts.headers, etag::of_body(&body), body.into(), &NO_CACHE))
 }
 
 fn filter(parameters: &Parameters) -> Result<ConnectionFilter, Problem> {

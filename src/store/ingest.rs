@@ -48,18 +48,20 @@ async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis)
                 letters.refuse(incoming, Refused { session: Some(event.session.clone()), ..refused });
                 FoldOutcome::DeadLetter(class)
             }
-            Ok((event, None)) => match fold_one(&mut working, event, Place { epoch, sequence: incoming.sequence }, incoming.stored_at) {
-                Outcome::Conflict { loser } => {
-                    let head = working.get(&event.session).map(|entry| entry.session.head.stamp.sequence);
-                    letters.conflict(event, head.unwrap_or(incoming.sequence), loser);
-                    if loser == incoming.sequence {
-                        FoldOutcome::DeadLetter(VERSION_CONFLICT)
-                    } else {
-                        FoldOutcome::Folded(Outcome::Conflict { loser })
+            Ok((event, None)) => {
+                match fold_one(&mut working, event, Place { epoch, sequence: incoming.sequence }, incoming.stored_at) {
+                    Outcome::Conflict { loser } => {
+                        let head = working.get(&event.session).map(|entry| entry.session.head.stamp.sequence);
+                        letters.conflict(event, head.unwrap_or(incoming.sequence), loser);
+                        if loser == incoming.sequence {
+                            FoldOutcome::DeadLetter(VERSION_CONFLICT)
+                        } else {
+                            FoldOutcome::Folded(Outcome::Conflict { loser })
+                        }
                     }
+                    outcome => FoldOutcome::Folded(outcome),
                 }
-                outcome => FoldOutcome::Folded(outcome),
-            },
+            }
         };
         outcomes.push(outcome);
     }
@@ -80,20 +82,14 @@ async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis)
 }
 
 /// Folds one event into the session at hand.
-pub(super) fn fold_one(
-    working: &mut Working,
-    event: &SessionEvent,
-    place: Place,
-    stored_at: UnixMillis,
-) -> Outcome {
+pub(super) fn fold_one(working: &mut Working, event: &SessionEvent, place: Place, stored_at: UnixMillis) -> Outcome {
     let known = working.get(&event.session);
     let before = known.map(|entry| entry.session.clone());
     let origin = known.map(|entry| (entry.traceparent.clone(), entry.published_at)).unwrap_or_default();
     let (after, outcome) = projection::fold(before.clone(), event, place);
     if before.as_ref() != Some(&after) {
         let is_head = before.is_none_or(|before| before.head.stamp != after.head.stamp);
-        let (traceparent, published_at) =
-            if is_head { (event.traceparent.clone(), Some(stored_at)) } else { origin };
+        let (traceparent, published_at) = if is_head { (event.traceparent.clone(), Some(stored_at)) } else { origin };
         working.put(after, traceparent, published_at);
     }
     outcome

@@ -101,6 +101,12 @@ fn create(file: &Path) -> std::io::Result<()> {
 }
 
 impl Pools {
+    /// A number that changes with every commit of another process, and with none of ours, which all go through this one
+    /// connection (<https://www.sqlite.org/pragma.html#pragma_data_version>).
+    pub(super) async fn data_version(&self) -> std::result::Result<i64, sqlx::Error> {
+        sqlx::query_scalar("PRAGMA data_version").fetch_one(&self.write).await
+    }
+
     /// Locks `<file>.lock` until the process ends. The lock is the operating system's, so a killed process leaves none.
     pub(super) fn lock_for_serving(&self) -> Result<()> {
         let mut serving = self.serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::sql::{Row, Sql, args, batch, both, with_batch};
+use super::audit::{self, Action, Actor};
+use super::sql::{Row, Sql, Tx, args, batch, both, with_batch};
 use super::{ApiToken, Result, Role, Store, StoreError};
 use crate::model::UnixMillis;
 
@@ -26,6 +27,12 @@ const TOUCH: Sql = with_batch!(
      AND (api_token.last_used_at_ms IS NULL OR api_token.last_used_at_ms < batch.used_at_ms)"
 );
 
+/// Keeps what the person at this terminal did.
+async fn audit(tx: &mut Tx, action: (&str, Option<&str>, &str), id: &str, now: UnixMillis) -> Result<()> {
+    let (actor, (action, reason, outcome)) = (Actor::of_process(), action);
+    audit::keep(tx, &Action { actor: &actor, action, target: id, reason, outcome }, now).await
+}
+
 /// API tokens.
 impl Store {
     /// Every API token, newest first.
@@ -33,7 +40,7 @@ impl Store {
         self.inner.rows("reading API tokens", ALL, args![]).await?.iter().map(read).collect()
     }
 
-    /// Adds a token.
+    /// Adds a token, and keeps that it was made.
     pub async fn add_api_token(&self, token: &ApiToken) -> Result<()> {
         let values = args![
             token.id.as_str(),
@@ -44,12 +51,21 @@ impl Store {
             token.last_used_at,
             token.revoked_at,
         ];
-        self.changed_one("adding an API token", ADD, values).await.map(drop)
+        let mut tx = self.inner.write("adding an API token").await?;
+        tx.execute(ADD, values).await?;
+        let action = ("token new", Some(token.name.as_str()), token.role.as_str());
+        audit(&mut tx, action, &token.id, token.created_at).await?;
+        tx.commit().await
     }
 
-    /// Revokes; `false` when there is no such token or it was revoked before.
+    /// Revokes, and keeps that it was done; `false` when there is no such token or it was revoked before.
     pub async fn revoke_api_token(&self, id: &str, now: UnixMillis) -> Result<bool> {
-        self.changed_one("revoking an API token", REVOKE, args![id, now]).await
+        let mut tx = self.inner.write("revoking an API token").await?;
+        if tx.execute(REVOKE, args![id, now]).await? == 0 {
+            return Ok(false);
+        }
+        audit(&mut tx, ("token revoke", None, "revoked"), id, now).await?;
+        tx.commit().await.map(|()| true)
     }
 
     /// Notes uses, as `(id, when)`, to the minute.

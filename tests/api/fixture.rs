@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
-use meet_projector::api::{ApiOptions, ApiState, Readiness, router};
+use meet_projector::api::auth::JwtOptions;
+use meet_projector::api::{ApiOptions, ApiState, Edge, Readiness, router};
 use meet_projector::cli::token::{TokenAction, run};
 use meet_projector::clock::Clock;
 use meet_projector::event::{Change, Details, SessionEvent, Shape};
@@ -26,7 +26,7 @@ const HOUR: i64 = 3_600_000;
 
 /// The API on a database of its own.
 pub struct Api {
-    pub router: Router,
+    pub router: Edge,
     pub state: ApiState,
     pub store: Store,
     pub clock: Clock,
@@ -79,19 +79,38 @@ pub async fn api_with(
     readiness: Readiness,
     tokens_file: Option<std::path::PathBuf>,
 ) -> Api {
+    api_that(url, folder, |options| {
+        options.readiness = readiness;
+        options.tokens_file = tokens_file;
+    })
+    .await
+}
+
+/// On SQLite, with other options than the usual.
+pub async fn sqlite_that(change: impl FnOnce(&mut ApiOptions)) -> Api {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}/meet.db", folder.path().display());
+    api_that(&url, Some(folder), change).await
+}
+
+async fn api_that(url: &str, folder: Option<tempfile::TempDir>, change: impl FnOnce(&mut ApiOptions)) -> Api {
     let store = Store::open(&DatabaseUrl(url.to_owned().into())).await.unwrap();
     store.migrate().await.unwrap();
     let clock = Clock::fixed(UnixMillis::new(NOW));
     let shutdown = Shutdown::new();
-    let state = ApiState::new(ApiOptions {
+    let mut options = ApiOptions {
         store: store.clone(),
         clock: clock.clone(),
         metrics: Arc::new(Metrics::new()),
         shutdown: shutdown.clone(),
-        readiness,
-        tokens_file,
+        readiness: Readiness::database_only(),
+        tokens_file: None,
         connect: None,
-    });
+        jwt: JwtOptions::default(),
+        rate_limit: 0,
+    };
+    change(&mut options);
+    let state = ApiState::new(options);
     let reader = new_token(&store, &clock, Role::Reader).await;
     state.refresh_tokens().await.unwrap();
     let router = router(state.clone());
@@ -170,7 +189,7 @@ pub fn incoming(sequence: i64, session: &str, teacher: &str, version: i64, start
     }
 }
 
-pub async fn send(router: &Router, method: &Method, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub async fn send(router: &Edge, method: &Method, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);

@@ -70,6 +70,8 @@ async fn a_schema_that_is_missing_is_not_ready() {
         readiness: Readiness::database_only(),
         tokens_file: None,
         connect: None,
+        jwt: meet_projector::api::auth::JwtOptions::default(),
+        rate_limit: 0,
     });
     let answer = send(&meet_projector::api::router(state), &Method::GET, "/readyz", &[]).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);

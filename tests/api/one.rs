@@ -7,7 +7,9 @@ use meet_projector::model::Epoch;
 use meet_projector::store::{DatabaseUrl, Store};
 
 use super::fixture::{START, api, api_on, incoming, send};
+use crate::support::gate::Gate;
 use crate::support::postgres;
+use crate::support::service::eventually;
 
 #[tokio::test]
 async fn a_document_is_served_as_it_is_stored() {
@@ -32,7 +34,7 @@ async fn a_document_is_served_as_it_is_stored() {
     }
     "#);
     assert_eq!(answer.header("content-type"), "application/json");
-    assert_eq!(answer.header("cache-control"), "private, no-cache");
+    assert_eq!((answer.header("cache-control"), answer.header("retry-after")), ("private, max-age=2", "2"), "PENDING");
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     let again = api.get("/api/google/meet/ses%5F8Kq2").await;
     assert_eq!((again.text, again.headers["etag"].clone()), (answer.text, answer.headers["etag"].clone()));
@@ -52,7 +54,7 @@ async fn if_none_match_is_answered_by_the_book() {
     {
         let answer = api.get_with(path, &[("if-none-match", &known)]).await;
         assert_eq!((answer.status, answer.text.as_str()), (StatusCode::NOT_MODIFIED, ""), "{known}");
-        assert_eq!((answer.header("etag"), answer.header("cache-control")), (etag.as_str(), "private, no-cache"));
+        assert_eq!((answer.header("etag"), answer.header("cache-control")), (etag.as_str(), "private, max-age=2"));
     }
     let two = api.get_with(path, &[("if-none-match", "\"a\""), ("if-none-match", &etag)]).await;
     assert_eq!(two.status, StatusCode::NOT_MODIFIED, "several header lines are one list");
@@ -248,4 +250,36 @@ async fn without_the_database_known_documents_are_served_and_others_are_a_503() 
         assert_eq!(answer.code(), "DATABASE_UNAVAILABLE");
         assert!(!answer.text.contains("pool") && !answer.text.contains("sqlx"), "{}", answer.text);
     }
+}
+
+#[tokio::test]
+async fn while_a_shared_database_is_away_what_was_read_is_served_and_the_rest_is_refused_soon() {
+    let url = postgres::fresh_database().await;
+    let port = url::Url::parse(&url).unwrap().port().unwrap();
+    let mut gate = Gate::open_to(port);
+    let api = api_on(&url.replace(&format!(":{port}/"), &format!(":{}/", gate.address.port())), None).await;
+    for session in ["ses_1", "ses_2"] {
+        api.schedule(session, "tch_1", 1, START).await;
+    }
+    let before = api.get("/api/google/meet/ses_1").await;
+    assert_eq!(before.status, StatusCode::OK);
+    gate.shut();
+    for _ in 0..5 {
+        assert_eq!(api.get("/api/google/meet/ses_1").await.text, before.text);
+    }
+    for path in ["/api/google/meet/ses_2", "/api/google/meet?sessionIds=ses_1,ses_2", "/api/google/meet"] {
+        let begun = std::time::Instant::now();
+        assert_eq!(api.get(path).await.code(), "DATABASE_UNAVAILABLE", "{path}");
+        // The pool itself tries for five seconds.
+        assert!(begun.elapsed() < Duration::from_secs(4), "{path}: {:?}", begun.elapsed());
+    }
+    gate.open();
+    // Another replica's change is seen at once again, so nothing is answered from memory.
+    let other = Store::open(&DatabaseUrl(url.into())).await.unwrap();
+    other.fold(Epoch(1), &[incoming(9, "ses_1", "tch_1", 2, None)], api.clock.now()).await.unwrap();
+    eventually("reads reach the database again", async || {
+        api.get("/api/google/meet/ses_2").await.status == StatusCode::OK
+    })
+    .await;
+    assert_eq!(api.get("/api/google/meet/ses_1").await.json()["version"], 2);
 }

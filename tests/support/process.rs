@@ -40,6 +40,7 @@ impl Serving {
             .env("GOOGLE_CALENDAR_API_ROOT", google.calendar_api_root.as_str())
             .env("GOOGLE_RATE_PER_TEACHER", "0")
             .env("GOOGLE_RATE_PER_PROJECT", "0")
+            .env("API_RATE_LIMIT", "0")
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null());

@@ -172,7 +172,10 @@ fn show(
             }
             RetryOutcome::Accepted { .. } if args.failed => {}
             RetryOutcome::Accepted { .. } => {
-                writeln!(out, "session {id}: due now; `session show {id}` tells what comes of it within a few seconds")?;
+                writeln!(
+                    out,
+                    "session {id}: due now; `session show {id}` tells what comes of it within a few seconds"
+                )?;
             }
         }
     }
