@@ -28,10 +28,17 @@ mod postgres;
 mod queue;
 mod reconcile;
 mod rows;
+mod runs;
+mod shadow;
 mod sql;
 mod sqlite;
 mod tokens;
+mod walk;
 mod working;
+
+pub use runs::Effects;
+pub use shadow::{Promoted, RolledBack, Shadow};
+pub use walk::{Known, Range, RowKey};
 
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]

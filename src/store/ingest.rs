@@ -29,7 +29,8 @@ impl Store {
     }
 }
 
-async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis) -> Result<FoldReport> {
+/// [`Store::fold`] as a part of a transaction.
+pub(super) async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis) -> Result<FoldReport> {
     let events = || group.iter().filter_map(|incoming| incoming.decoded.as_ref().ok());
     let ids: BTreeSet<&SessionId> = events().map(|event| &event.session).collect();
     let mut working = if ids.is_empty() { Working::default() } else { Working::load(tx, ids).await? };
@@ -93,7 +94,7 @@ fn fold_one(working: &mut Working, event: &SessionEvent, place: Place) -> Outcom
 
 /// PostgreSQL keeps no NUL in a text, and SQLite cuts one off there in places: refused on both, so that the same event
 /// means the same everywhere and never stops a group.
-fn nul_in(event: &SessionEvent) -> Option<Refused> {
+pub(super) fn nul_in(event: &SessionEvent) -> Option<Refused> {
     let details = event.details.as_ref();
     let attendees = details.map(|details| details.attendees.as_slice()).unwrap_or_default();
     let texts = [
