@@ -24,8 +24,12 @@ pub mod epoch;
 pub mod event;
 pub mod nats;
 pub mod print;
+pub mod rebuild;
+pub mod replay;
 pub mod session;
 pub mod token;
+pub mod verify;
+pub mod work;
 
 use print::Output;
 
@@ -73,6 +77,12 @@ enum Command {
     /// One session: wanted, observed, next
     #[command(subcommand)]
     Session(session::SessionCommand),
+    /// Read a part of the stream once more; shows its plan first
+    Replay(replay::ReplayArgs),
+    /// Fold the whole stream anew beside what is served, compare, and swap
+    Rebuild(rebuild::RebuildArgs),
+    /// Compare stream, projection and results, and Google with --google
+    Verify(verify::VerifyArgs),
     /// Messages that were given up on
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterCommand),
@@ -244,6 +254,9 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
         }),
         Command::Session(command) => session::run(&command, &migrated(&environment).await?, output, out).await,
         Command::DeadLetter(command) => dead_letter::run(&command, &migrated(&environment).await?, output, out).await,
+        Command::Replay(args) => replay::run(&args, &environment, &clock, output, out).await,
+        Command::Rebuild(args) => rebuild::run(&args, &environment, &clock, output, out).await,
+        Command::Verify(args) => verify::run(&args, &environment, &clock, output, out).await,
         Command::Credential(command) => {
             let config = Config::load(&environment, Need::Google)?;
             let google = service::google_config(&config)?;

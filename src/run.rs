@@ -186,7 +186,7 @@ impl Run {
 
     /// Whether a process is at it now.
     pub fn is_held(&self, now: UnixMillis) -> bool {
-        self.state == State::Running && self.holder.is_some() && self.held_until > now
+        self.holder.is_some() && self.held_until > now
     }
 }
 
@@ -299,7 +299,13 @@ pub async fn resume(store: &Store, kind: Kind, id: &str, clock: &Clock) -> Resul
         let state = known.state.as_str();
         return Err(RunError::NotNow(format!("run {id} is {state}: there is nothing to go on with")));
     }
-    let holder = holder();
+    hold(store, known, clock).await
+}
+
+/// Takes hold of a run that nobody works on, in the state it is in. Where its process may be alive it waits until that is
+/// certain.
+pub async fn hold(store: &Store, known: Run, clock: &Clock) -> Result<Run, RunError> {
+    let (id, holder) = (known.id.as_str(), holder());
     let begun = tokio::time::Instant::now();
     loop {
         let now = clock.now();

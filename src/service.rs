@@ -34,7 +34,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::{Chain, Metrics};
 
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
-const REPAIRS_MAX: i64 = 2;
+pub(crate) const REPAIRS_MAX: i64 = 2;
 
 /// A service that runs.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ mod fake_google;
 mod faults;
 mod google_client;
 mod nats;
+mod replay;
 mod schemas;
 mod store;
 mod stories;

@@ -24,7 +24,7 @@ const ADD: Sql = both(concat!(
 ));
 
 const AT_WORK: Sql =
-    both("SELECT id FROM run WHERE kind = $1 AND state = 'running' AND holder IS NOT NULL AND held_until_ms > $2");
+    both("SELECT id FROM run WHERE kind = $1 AND holder IS NOT NULL AND held_until_ms > $2");
 
 const ONE: Sql = both(concat!("SELECT ", run_columns!(), " FROM run WHERE id = $1"));
 
@@ -35,14 +35,14 @@ const LATEST: Sql = both(concat!(
 ));
 
 const TAKE: Sql = both(
-    "UPDATE run SET state = 'running', holder = $2, held_until_ms = $4, updated_at_ms = $3 \
-     WHERE id = $1 AND state IN ('running', 'stopped') \
-     AND (state = 'stopped' OR holder IS NULL OR held_until_ms <= $3)",
+    "UPDATE run SET state = CASE WHEN state = 'stopped' THEN 'running' ELSE state END, \
+     holder = $2, held_until_ms = $4, updated_at_ms = $3 \
+     WHERE id = $1 AND state IN ('running', 'stopped', 'ready', 'promoted') AND (holder IS NULL OR held_until_ms <= $3)",
 );
 
 const MOVE: Sql = both(
-    "UPDATE run SET cursor = $3, goal = $4, counts = $5, updated_at_ms = $6, held_until_ms = $7 \
-     WHERE id = $1 AND holder = $2 AND state = 'running'",
+    "UPDATE run SET cursor = $3, goal = $4, counts = $5, updated_at_ms = $6, held_until_ms = $7, state = $8 \
+     WHERE id = $1 AND holder = $2",
 );
 
 const END: Sql = both(
@@ -58,10 +58,10 @@ const NOTE_SESSIONS: Sql = with_batch!(
 
 const SESSIONS_OF: Sql = both("SELECT COUNT(*) AS number FROM run_session WHERE run_id = $1");
 
-/// Rows of the run's sessions that are due and not settled, or whose write is under way.
+/// Rows of the run's sessions that are due, looks at settled ones included, or whose write is under way.
 const DUE_OF: Sql = both(
     "SELECT COUNT(*) AS number FROM run_session AS s JOIN session_meet_event AS r ON r.session_id = s.session_id \
-     WHERE s.run_id = $1 AND r.phase NOT IN ('absent', 'foreign') AND NOT r.settled \
+     WHERE s.run_id = $1 AND r.phase NOT IN ('absent', 'foreign') \
      AND (r.next_attempt_at_ms <= $2 OR r.intent_operation IS NOT NULL)",
 );
 
@@ -213,6 +213,13 @@ impl Store {
         Ok(effects)
     }
 
+    /// Counts writes to Google for these sessions for the run from now on.
+    pub async fn watch_sessions(&self, run: &str, sessions: &[SessionId]) -> Result<()> {
+        let mut tx = self.inner.write("watching sessions").await?;
+        note_sessions(&mut tx, run, sessions).await?;
+        tx.commit().await
+    }
+
     /// Stops counting what comes of a run.
     pub async fn forget_effects(&self, run: &str) -> Result<()> {
         let mut tx = self.inner.write("ending the count of a run").await?;
@@ -241,7 +248,8 @@ pub(super) async fn move_in(tx: &mut Tx, run: &Run, now: UnixMillis, until: Unix
         run.goal,
         counts_json(&run.counts),
         now,
-        until
+        until,
+        run.state.as_str()
     ];
     Ok(tx.execute(MOVE, values).await? > 0)
 }

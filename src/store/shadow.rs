@@ -19,7 +19,7 @@ use crate::model::{Place, SessionId, UnixMillis};
 use crate::plan::Phase;
 use crate::projection::canonical::{line, parse};
 use crate::projection::{Session, fold};
-use crate::run::Run;
+use crate::run::{Run, State};
 
 /// Rows in one statement, and sessions changed between two looks at the list of changes.
 const PAGE: i64 = 500;
@@ -286,7 +286,8 @@ impl Store {
             }
             told.extend(working.save(&mut tx, now).await?.changed);
         }
-        if !move_in(&mut tx, run, now, until).await? {
+        let run = Run { state: State::Promoted, ..run.clone() };
+        if !move_in(&mut tx, &run, now, until).await? {
             return Ok(None);
         }
         tx.commit().await?;
@@ -341,7 +342,8 @@ impl Store {
             remove(&mut tx, &removed).await?;
             told.extend(removed);
         }
-        if !move_in(&mut tx, run, now, until).await? {
+        let run = Run { state: State::RolledBack, ..run.clone() };
+        if !move_in(&mut tx, &run, now, until).await? {
             return Ok(None);
         }
         tx.commit().await?;
