@@ -21,6 +21,8 @@ use crate::run::source::{Source, by_epoch};
 use crate::run::{Counts, HOLD_MS, Run, RunError, WorkError, patiently};
 use crate::store::{FoldOutcome, FoldReport, Incoming, Store};
 
+pub mod leftovers;
+
 /// Messages of one read while only looking.
 const LOOK: usize = 1_000;
 

@@ -28,6 +28,7 @@ use crate::google::oauth::TokenEndpoint;
 use crate::outbox::{self, OutboxContext, OutboxHealth};
 use crate::plan::Policy;
 use crate::reconciler::{Context, Gateway, Reconciler};
+use crate::replay::leftovers::{self, LeftoversContext};
 use crate::retry::{Jitter, Reconnect};
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
@@ -202,7 +203,16 @@ impl Loops {
             health: Arc::new(OutboxHealth::default()),
             cancel: shutdown.token(),
         }));
-        let caught_up = self.health.caught_up();
+        let (may_act, caught_up) = watch::channel(false);
+        loops.spawn(leftovers::run(LeftoversContext {
+            nats: self.config.nats.clone(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            wake: Arc::clone(&wake),
+            caught_up: self.health.caught_up(),
+            may_act,
+            cancel: shutdown.token(),
+        }));
         let cancel = shutdown.token();
         loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });
         while let Some(ended) = loops.join_next().await {

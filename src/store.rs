@@ -32,6 +32,7 @@ mod runs;
 mod shadow;
 mod sql;
 mod sqlite;
+mod suspicion;
 mod tokens;
 mod walk;
 mod working;

@@ -210,6 +210,26 @@ impl Connection {
         }
     }
 
+    /// The first sequence in `first..=last` that was stored at that time or later; `last + 1` where there is none. Times
+    /// never go back along a stream.
+    pub async fn first_since(
+        &self,
+        stream: &str,
+        first: i64,
+        last: i64,
+        time: UnixMillis,
+    ) -> Result<i64, NatsError> {
+        let (mut low, mut high) = (first, last + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.get_next(stream, middle, ">").await? {
+                Some(message) if message.stored_at() < time => low = message.sequence + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low.min(last + 1))
+    }
+
     async fn direct_get(&self, stream: &str, query: &Value) -> Result<Option<StoredMessage>, NatsError> {
         let operation = format!("reading stream {stream}");
         let subject = format!("$JS.API.DIRECT.GET.{stream}");

@@ -193,15 +193,8 @@ impl Source {
 
     /// The first sequence that was stored at that time or later; one after the last where there is none.
     pub async fn first_since(&self, time: UnixMillis) -> Result<i64, NatsError> {
-        let (mut low, mut high) = (self.history.first, self.history.last + 1);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.connection.get_next(&self.record.stream, middle, ">").await? {
-                Some(message) if message.stored_at() < time => low = message.sequence + 1,
-                _ => high = middle,
-            }
-        }
-        Ok(low)
+        let (first, last) = (self.history.first, self.history.last);
+        self.connection.first_since(&self.record.stream, first, last, time).await
     }
 }
 

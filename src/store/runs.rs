@@ -34,6 +34,12 @@ const LATEST: Sql = both(concat!(
     " FROM run WHERE kind = $1 ORDER BY started_at_ms DESC, id DESC LIMIT $2"
 ));
 
+const OPEN: Sql = both(concat!(
+    "SELECT ",
+    run_columns!(),
+    " FROM run WHERE kind = $1 AND state IN ('running', 'stopped') ORDER BY started_at_ms, id"
+));
+
 const TAKE: Sql = both(
     "UPDATE run SET state = CASE WHEN state = 'stopped' THEN 'running' ELSE state END, \
      holder = $2, held_until_ms = $4, updated_at_ms = $3 \
@@ -108,21 +114,7 @@ impl Store {
         if let Some(busy) = tx.row(AT_WORK, args![run.kind.as_str(), now]).await? {
             return busy.get("id").map(Some);
         }
-        let values = args![
-            run.id.as_str(),
-            run.kind.as_str(),
-            run.state.as_str(),
-            run.epoch.0,
-            run.arguments.to_string(),
-            run.cursor,
-            run.goal,
-            counts_json(&run.counts),
-            run.reason.as_deref(),
-            run.started_at,
-            run.holder.as_deref(),
-            run.held_until
-        ];
-        tx.execute(ADD, values).await?;
+        add_in(&mut tx, run).await?;
         tx.commit().await?;
         Ok(None)
     }
@@ -135,6 +127,12 @@ impl Store {
     /// The latest runs of a kind, newest first.
     pub async fn runs(&self, kind: Kind, limit: i64) -> Result<Vec<Run>> {
         let rows = self.inner.rows("listing runs", LATEST, args![kind.as_str(), limit]).await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// Runs of a kind that did not come to their end, oldest first.
+    pub async fn open_runs(&self, kind: Kind) -> Result<Vec<Run>> {
+        let rows = self.inner.rows("listing open runs", OPEN, args![kind.as_str()]).await?;
         rows.iter().map(read).collect()
     }
 
@@ -237,6 +235,25 @@ pub(super) async fn note_sessions(tx: &mut Tx, run: &str, sessions: &[SessionId]
     }
     let ids: Vec<_> = sessions.iter().map(|id| Id { session_id: id.as_str() }).collect();
     tx.execute(NOTE_SESSIONS, vec![batch(&ids), run.into()]).await.map(drop)
+}
+
+/// Keeps a new run as a part of a transaction.
+pub(super) async fn add_in(tx: &mut Tx, run: &Run) -> Result<()> {
+    let values = args![
+        run.id.as_str(),
+        run.kind.as_str(),
+        run.state.as_str(),
+        run.epoch.0,
+        run.arguments.to_string(),
+        run.cursor,
+        run.goal,
+        counts_json(&run.counts),
+        run.reason.as_deref(),
+        run.started_at,
+        run.holder.as_deref(),
+        run.held_until
+    ];
+    tx.execute(ADD, values).await.map(drop)
 }
 
 /// Keeps where the run stands as a part of a transaction.

@@ -55,6 +55,13 @@ const IDS_OF_TEACHER: Sql = both(
 
 const COUNT: Sql = both("SELECT COUNT(*) AS number FROM session");
 
+const HEADS_AFTER: Sql = both(
+    "SELECT session_id FROM session WHERE head_epoch = $1 AND head_sequence > $2 ORDER BY session_id LIMIT $3",
+);
+
+const COUNT_HEADS_AFTER: Sql =
+    both("SELECT COUNT(*) AS number FROM session WHERE head_epoch = $1 AND head_sequence > $2");
+
 const DEAD: Sql = with_batch!(
     "SELECT epoch, sequence FROM dead_letter WHERE (epoch, sequence) IN ",
     [epoch bigint, sequence bigint],
@@ -105,6 +112,15 @@ impl Store {
             Some(teacher) => self.inner.rows(operation, IDS_OF_TEACHER, args![after, limit, teacher.as_str()]).await?,
         };
         rows.iter().map(session_id).collect()
+    }
+
+    /// Sessions whose newest event stands after that place: how many, and the first `limit` of them.
+    pub async fn sessions_after(&self, place: Place, limit: i64) -> Result<(i64, Vec<SessionId>)> {
+        let operation = "looking for sessions after a place";
+        let number = self.inner.row(operation, COUNT_HEADS_AFTER, args![place.epoch.0, place.sequence]).await?;
+        let rows = self.inner.rows(operation, HEADS_AFTER, args![place.epoch.0, place.sequence, limit]).await?;
+        let ids = rows.iter().map(session_id).collect::<Result<_>>()?;
+        Ok((number.map_or(Ok(0), |row| row.get("number"))?, ids))
     }
 
     /// Those of the sessions that exist, with all their rows, as of one moment.

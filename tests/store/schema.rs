@@ -14,7 +14,8 @@ pub async fn what_is_missing_is_said_and_applied_once(kind: Kind) {
         matches!(&sentence, StoreError::Schema(text) if text.contains("run `meet-projector migrate`")),
         "{sentence}"
     );
-    assert_eq!(fresh.store.migrate().await.unwrap(), ["0001 tables"]);
+    let applied = fresh.store.migrate().await.unwrap();
+    assert_eq!(applied.first().map(String::as_str), Some("0001 tables"), "{applied:?}");
     assert_eq!(fresh.store.migrate().await.unwrap(), Vec::<String>::new());
     fresh.store.check_schema().await.unwrap();
 }
@@ -50,7 +51,8 @@ pub async fn several_processes_may_migrate_at_once(kind: Kind) {
     }
     let migrations = handles.iter().map(|store| async { store.migrate().await.unwrap().len() });
     let applied: usize = futures_util::future::join_all(migrations).await.into_iter().sum();
-    assert_eq!(applied, 1, "one of them applied the one migration");
+    let all = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite")).unwrap().count();
+    assert_eq!(applied, all, "one of them applied each migration");
     fresh.store.check_schema().await.unwrap();
 }
 
