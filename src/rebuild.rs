@@ -88,9 +88,7 @@ pub fn merge(live: Option<&Session>, shadow: &Session, history: &History, read: 
     let keeps_head = live.head.stamp > shadow.head.stamp && unseen(live.head.stamp);
     let head: &Head = if keeps_head { &live.head } else { &shadow.head };
     let details = match (&live.details, &shadow.details) {
-        (Some((known, _)), rebuilt)
-            if unseen(*known) && rebuilt.as_ref().is_none_or(|(stamp, _)| stamp < known) =>
-        {
+        (Some((known, _)), rebuilt) if unseen(*known) && rebuilt.as_ref().is_none_or(|(stamp, _)| stamp < known) => {
             &live.details
         }
         (_, rebuilt) => rebuilt,

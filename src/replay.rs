@@ -102,8 +102,7 @@ pub async fn survey(
             found.is_stopped = true;
             break;
         }
-        let chunk =
-            patiently(async || Ok(source.read(next, selection.to, &filter, LOOK).await?)).await?;
+        let chunk = patiently(async || Ok(source.read(next, selection.to, &filter, LOOK).await?)).await?;
         next = chunk.next;
         let group: Vec<_> = chunk
             .messages
@@ -200,13 +199,7 @@ impl Overlay {
     }
 
     /// The calls that follow, with the rows as they are now.
-    async fn close(
-        self,
-        store: &Store,
-        policy: &Policy,
-        now: UnixMillis,
-        found: &mut Survey,
-    ) -> Result<(), WorkError> {
+    async fn close(self, store: &Store, policy: &Policy, now: UnixMillis, found: &mut Survey) -> Result<(), WorkError> {
         found.counts.sessions_changed = i64::try_from(self.changed.len()).unwrap_or(i64::MAX);
         found.named = self.changed.keys().take(NAMED_MAX).cloned().collect();
         let changed: Vec<_> = self.changed.into_values().collect();

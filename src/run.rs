@@ -358,7 +358,8 @@ mod tests {
 
     #[test]
     fn numbers_are_read_in_threes() {
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (214_000, "214,000"), (-1_234_567, "-1,234,567")]
+        for (number, text) in
+            [(0, "0"), (999, "999"), (1_000, "1,000"), (214_000, "214,000"), (-1_234_567, "-1,234,567")]
         {
             assert_eq!(thousands(number), text);
         }

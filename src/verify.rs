@@ -277,9 +277,8 @@ fn places(session: &Session) -> impl Iterator<Item = Place> {
 
 async fn read_events(source: &Source, sequences: &[i64]) -> Result<HashMap<i64, SessionEvent>, WorkError> {
     let stream = &source.record.stream;
-    let read = |sequence: i64| async move {
-        patiently(async || Ok(source.connection.get(stream, sequence).await?)).await
-    };
+    let read =
+        |sequence: i64| async move { patiently(async || Ok(source.connection.get(stream, sequence).await?)).await };
     let messages: Vec<_> = stream::iter(sequences.iter().copied())
         .map(read)
         .buffered(IN_FLIGHT)
@@ -299,12 +298,8 @@ fn check(source: &Source, known: &Known, events: &HashMap<i64, SessionEvent>, re
     let session = &known.session;
     let head = session.head.stamp;
     let of_head = source.history.holds(Place { epoch: head.epoch, sequence: head.sequence }, read);
-    let finding = |kind, sequence, what: String| Finding {
-        kind,
-        session_id: Some(session.id.to_string()),
-        sequence,
-        what,
-    };
+    let finding =
+        |kind, sequence, what: String| Finding { kind, session_id: Some(session.id.to_string()), sequence, what };
     let mine = |sequence: i64| events.get(&sequence).filter(|event| event.session == session.id);
     match (of_head, mine(head.sequence)) {
         (Held::Within, None) => {
@@ -330,10 +325,7 @@ fn check(source: &Source, known: &Known, events: &HashMap<i64, SessionEvent>, re
 }
 
 /// The event from which a session has its details, where the stream holds it.
-fn mine_details<'e>(
-    session: &Session,
-    mine: &impl Fn(i64) -> Option<&'e SessionEvent>,
-) -> Option<&'e SessionEvent> {
+fn mine_details<'e>(session: &Session, mine: &impl Fn(i64) -> Option<&'e SessionEvent>) -> Option<&'e SessionEvent> {
     mine(session.details.as_ref()?.0.sequence)
 }
 

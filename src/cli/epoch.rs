@@ -321,15 +321,21 @@ impl Plan {
         } else {
             ("would open", "Nothing was done. Add --execute --reason TEXT to do it.")
         };
-        let fork = fork.map_or_else(String::new, |at| format!("the histories are the same up to sequence {at}
-"));
+        let fork = fork.map_or_else(String::new, |at| {
+            format!(
+                "the histories are the same up to sequence {at}
+"
+            )
+        });
         let named = if named.is_empty() { String::new() } else { format!(" ({})", names(named).join(", ")) };
         let lost = if *lost == 0 {
             String::new()
         } else {
             let which = names(lost_named).join(", ");
-            format!("{lost} sessions come from events that the stream no longer holds; they stay as they are ({which})
-")
+            format!(
+                "{lost} sessions come from events that the stream no longer holds; they stay as they are ({which})
+"
+            )
         };
         format!(
             "{why}

@@ -19,7 +19,9 @@ use crate::run::{self, HOLD_MS, Kind, Run, State, WorkError, thousands};
 
 /// How to rebuild, or what to do with what was rebuilt.
 #[derive(Debug, Clone, Args)]
-#[command(args_conflicts_with_subcommands = true, after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 A rebuild reads the whole stream into a shadow and compares it with what is served; it changes nothing that anybody
 reads. `rebuild promote` then swaps, `rebuild rollback` takes that back, `rebuild discard` frees the space.
 
@@ -28,7 +30,8 @@ reads. `rebuild promote` then swaps, `rebuild rollback` takes that back, `rebuil
   meet-projector rebuild promote --execute --reason 'projection of July was wrong'
   meet-projector rebuild --resume rebuild-20261122-201506-3f2a
 
-Exit codes: 0 nothing differs, 1 something does, 5 stopped.")]
+Exit codes: 0 nothing differs, 1 something does, 5 stopped."
+)]
 pub struct RebuildArgs {
     #[command(subcommand)]
     command: Option<RebuildCommand>,
@@ -168,8 +171,7 @@ async fn read_on(
 ) -> Result<bool, CommandError> {
     let mut progress = Progress::new("rebuild", run.cursor, desk.as_json());
     let mut pace = Pace::new(rate);
-    let ended =
-        build(&desk.source, &desk.store, run, &mut pace, desk.clock, &mut progress, &desk.stop()).await;
+    let ended = build(&desk.source, &desk.store, run, &mut pace, desk.clock, &mut progress, &desk.stop()).await;
     progress.end();
     match ended {
         Ok(true) => Ok(true),
@@ -223,12 +225,7 @@ async fn latest(desk: &Desk<'_>, states: &[State]) -> Result<Run, CommandError> 
     Err(CommandError::failed(format!("the latest rebuild, {}, is {}: {next}", run.id, run.state.as_str())))
 }
 
-fn show(
-    desk: &Desk<'_>,
-    run: &Run,
-    found: &Comparison,
-    out: &mut (dyn Write + Send),
-) -> Result<Exit, CommandError> {
+fn show(desk: &Desk<'_>, run: &Run, found: &Comparison, out: &mut (dyn Write + Send)) -> Result<Exit, CommandError> {
     match desk.output {
         Output::Json => print::json(
             out,
@@ -256,7 +253,9 @@ fn show(
                 ("expired", found.expired, "the stream no longer holds their events; kept and marked".to_owned()),
                 ("newer", found.newer, "changed since the rebuild read; kept".to_owned()),
             ]
-            .map(|(kind, number, what)| vec![kind.to_owned(), thousands(number), if number > 0 { what } else { String::new() }]);
+            .map(|(kind, number, what)| {
+                vec![kind.to_owned(), thousands(number), if number > 0 { what } else { String::new() }]
+            });
             print::table(out, &["SESSIONS", "NUMBER", ""], &rows)?;
             for sample in found.samples.iter().filter(|sample| sample.kind != "newer") {
                 writeln!(out, "{} {} {}", sample.kind, sample.session_id, sample.groups.join(", "))?;

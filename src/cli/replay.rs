@@ -189,8 +189,7 @@ async fn carry_out(
     let mut progress = Progress::new("replay", run.cursor - selection.from + 1, desk.as_json());
     let mut pace = Pace::new(args.limits.rate);
     let (store, source) = (&desk.store, &desk.source);
-    let ended =
-        execute(source, store, run, selection, &mut pace, desk.clock, &mut progress, &desk.stop()).await;
+    let ended = execute(source, store, run, selection, &mut pace, desk.clock, &mut progress, &desk.stop()).await;
     progress.end();
     match ended {
         Ok(true) => {}

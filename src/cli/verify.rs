@@ -67,10 +67,9 @@ pub async fn run(
     let need = if args.google { Need::Google } else { Need::Nats };
     let desk = Desk::open(environment, need, "verify", clock, output).await?;
     let mut progress = Progress::new("verify", 0, desk.as_json());
-    let (report, survey) =
-        compare(&desk.source, &desk.store, &scope, &desk.policy, clock, &mut progress, &desk.stop())
-            .await
-            .map_err(|error| failed(&error))?;
+    let (report, survey) = compare(&desk.source, &desk.store, &scope, &desk.policy, clock, &mut progress, &desk.stop())
+        .await
+        .map_err(|error| failed(&error))?;
     let at_google = if args.google { Some(ask_google(&desk, &scope, args.limits.rate).await?) } else { None };
     progress.end();
 
@@ -97,7 +96,10 @@ pub async fn run(
                 Some((_, sentence)) => writeln!(out, "{sentence}")?,
                 None if differs => {
                     writeln!(out, "{}", survey.calls)?;
-                    writeln!(out, "Nothing was done. Add --execute --reason TEXT to fold what is missing and wake what differs.")?;
+                    writeln!(
+                        out,
+                        "Nothing was done. Add --execute --reason TEXT to fold what is missing and wake what differs."
+                    )?;
                 }
                 None => {}
             }

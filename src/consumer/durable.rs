@@ -31,8 +31,14 @@ pub(super) async fn ensure(work: &Work, record: &EpochRecord) -> Result<Vec<Stri
         if is_ahead_of_database(&info, gap) {
             // Somebody acted on these events who remembers more than this database does.
             let to = info.delivered.stream_seq.max(info.ack_floor.stream_seq);
-            crate::replay::leftovers::suspect(&work.context.store, record.epoch, position.contiguous, to, work.context.clock.now())
-                .await?;
+            crate::replay::leftovers::suspect(
+                &work.context.store,
+                record.epoch,
+                position.contiguous,
+                to,
+                work.context.clock.now(),
+            )
+            .await?;
         }
         replace(work, record, &info).await?;
         return Ok(Vec::new());

@@ -160,8 +160,7 @@ impl Connection {
         let no_answer = |reason: String| NatsError::NoAnswer { operation: operation.clone(), reason };
         let seen = self.events.times_forbidden(&subject);
         let inbox = self.client.new_inbox();
-        let mut answers =
-            self.client.subscribe(inbox.clone()).await.map_err(|error| no_answer(error.to_string()))?;
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| no_answer(error.to_string()))?;
         let query = json!({ "seq": from, "batch": limit, "max_bytes": BATCH_BYTES_MAX, "next_by_subj": filter });
         let sent = self.client.publish_with_reply(subject.clone(), inbox, Bytes::from(query.to_string())).await;
         sent.map_err(|error| no_answer(error.to_string()))?;
@@ -181,10 +180,8 @@ impl Connection {
             };
             match answer.status.map(|status| status.as_u16()) {
                 None | Some(200) => {
-                    let message = read(answer).map_err(|reason| NatsError::Garbled {
-                        operation: operation.clone(),
-                        reason,
-                    })?;
+                    let message =
+                        read(answer).map_err(|reason| NatsError::Garbled { operation: operation.clone(), reason })?;
                     if message.sequence > to {
                         return Ok(chunk);
                     }
@@ -212,13 +209,7 @@ impl Connection {
 
     /// The first sequence in `first..=last` that was stored at that time or later; `last + 1` where there is none. Times
     /// never go back along a stream.
-    pub async fn first_since(
-        &self,
-        stream: &str,
-        first: i64,
-        last: i64,
-        time: UnixMillis,
-    ) -> Result<i64, NatsError> {
+    pub async fn first_since(&self, stream: &str, first: i64, last: i64, time: UnixMillis) -> Result<i64, NatsError> {
         let (mut low, mut high) = (first, last + 1);
         while low < high {
             let middle = low + (high - low) / 2;

@@ -274,7 +274,8 @@ impl Step<'_> {
             return keep(gone(row));
         };
         if let Some(binding) = &mut row.binding {
-            let is_of = |generation| EventId::derive(environment, &row.session, &binding.account, generation) == event_id;
+            let is_of =
+                |generation| EventId::derive(environment, &row.session, &binding.account, generation) == event_id;
             binding.generation = (0..GENERATIONS_MAX).find(|generation| is_of(*generation)).unwrap_or(0);
             binding.event_id = event_id;
         }

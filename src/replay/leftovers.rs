@@ -102,16 +102,24 @@ pub async fn run(mut context: LeftoversContext) {
 async fn search(context: &LeftoversContext) -> Result<(), WorkError> {
     let store = &context.store;
     for run in store.open_runs(Kind::Leftovers).await? {
+        let source = Source::open(&context.nats, store, "meet-projector leftovers").await?;
         let now = context.clock.now();
         let holder = format!("{}-leftovers", std::process::id());
         let Some(mut run) = store.take_run(&run.id, &holder, now, now.plus(HOLD_MS)).await? else {
             // Another replica is at it; nobody acts before it is done.
             return Err(RunError::Busy(run.id).into());
         };
-        let source = Source::open(&context.nats, store, "meet-projector leftovers").await?;
         let mut rows = 0;
         if run.epoch == source.record.epoch {
-            rows = walk(context, &source, &mut run).await?;
+            match walk(context, &source, &mut run).await {
+                Ok(added) => rows = added,
+                Err(error) => {
+                    // Free at once for the next try; where the database is away, when its time is up.
+                    run.state = State::Stopped;
+                    drop(store.end_run(&run, context.clock.now()).await);
+                    return Err(error);
+                }
+            }
         }
         run.state = State::Finished;
         run.proof = Some(json!({ "events": run.counts.events, "rowsAdded": rows }));

@@ -65,7 +65,8 @@ pub fn sentence(effects: &Effects, is_serving: bool) -> String {
         text += &format!(" ({})", kinds.join(", "));
     }
     if effects.due > 0 {
-        let whose = if is_serving { "the service is at them" } else { "no service is running: it makes them when it is" };
+        let whose =
+            if is_serving { "the service is at them" } else { "no service is running: it makes them when it is" };
         text += &format!("; {} events are still due at Google, {whose}", effects.due);
     }
     if effects.waiting > 0 {

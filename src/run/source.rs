@@ -181,13 +181,12 @@ impl Source {
         let (stored_at, fingerprint) = (message.stored_at(), message.fingerprint());
         let headers = message.raw.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         // One message must not stop the others, not even by a mistake of ours.
-        let decoded = catch_unwind(AssertUnwindSafe(|| {
-            decode(&message.raw.subject, headers, &message.raw.payload, place)
-        }))
-        .unwrap_or_else(|_| {
-            let reason = "reading this event failed in the program itself: please report it with its payload";
-            Err(Refused { class: "decoder_failed", reason: reason.to_owned(), session: None })
-        });
+        let decoded =
+            catch_unwind(AssertUnwindSafe(|| decode(&message.raw.subject, headers, &message.raw.payload, place)))
+                .unwrap_or_else(|_| {
+                    let reason = "reading this event failed in the program itself: please report it with its payload";
+                    Err(Refused { class: "decoder_failed", reason: reason.to_owned(), session: None })
+                });
         Incoming { sequence: message.sequence, stored_at, fingerprint, raw: message.raw, decoded }
     }
 

@@ -23,16 +23,12 @@ const ADD: Sql = both(concat!(
     ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, NULL, $10, $10, NULL, $11, $12)"
 ));
 
-const AT_WORK: Sql =
-    both("SELECT id FROM run WHERE kind = $1 AND holder IS NOT NULL AND held_until_ms > $2");
+const AT_WORK: Sql = both("SELECT id FROM run WHERE kind = $1 AND holder IS NOT NULL AND held_until_ms > $2");
 
 const ONE: Sql = both(concat!("SELECT ", run_columns!(), " FROM run WHERE id = $1"));
 
-const LATEST: Sql = both(concat!(
-    "SELECT ",
-    run_columns!(),
-    " FROM run WHERE kind = $1 ORDER BY started_at_ms DESC, id DESC LIMIT $2"
-));
+const LATEST: Sql =
+    both(concat!("SELECT ", run_columns!(), " FROM run WHERE kind = $1 ORDER BY started_at_ms DESC, id DESC LIMIT $2"));
 
 const OPEN: Sql = both(concat!(
     "SELECT ",

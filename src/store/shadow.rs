@@ -24,8 +24,7 @@ use crate::run::{Run, State};
 /// Rows in one statement, and sessions changed between two looks at the list of changes.
 const PAGE: i64 = 500;
 
-const BY_SESSION: Sql =
-    with_batch!("SELECT session_id, state, traceparent FROM shadow_session WHERE session_id IN ", [session_id text], "");
+const BY_SESSION: Sql = with_batch!("SELECT session_id, state, traceparent FROM shadow_session WHERE session_id IN ", [session_id text], "");
 
 const PAGE_OF: Sql = both(
     "SELECT session_id, state, traceparent FROM shadow_session WHERE session_id > $1 ORDER BY session_id LIMIT $2",
@@ -174,8 +173,7 @@ impl Store {
                 let trace = if is_head { event.traceparent.clone() } else { known_trace };
                 states.insert(event.session.clone(), (after, trace));
             }
-            let lines: Vec<_> =
-                changed.iter().map(|id| (id, line(&states[id].0), states[id].1.as_deref())).collect();
+            let lines: Vec<_> = changed.iter().map(|id| (id, line(&states[id].0), states[id].1.as_deref())).collect();
             let columns: Vec<_> = lines
                 .iter()
                 .map(|(id, state, traceparent)| Columns { session_id: id.as_str(), state, traceparent: *traceparent })
@@ -363,9 +361,5 @@ async fn remove(tx: &mut Tx, ids: &[SessionId]) -> Result<()> {
 }
 
 fn read(row: &Row) -> Result<Shadow> {
-    Ok(Shadow {
-        session: row.parsed("state", parse)?,
-        text: row.get("state")?,
-        traceparent: row.get("traceparent")?,
-    })
+    Ok(Shadow { session: row.parsed("state", parse)?, text: row.get("state")?, traceparent: row.get("traceparent")? })
 }

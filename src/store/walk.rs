@@ -55,9 +55,8 @@ const IDS_OF_TEACHER: Sql = both(
 
 const COUNT: Sql = both("SELECT COUNT(*) AS number FROM session");
 
-const HEADS_AFTER: Sql = both(
-    "SELECT session_id FROM session WHERE head_epoch = $1 AND head_sequence > $2 ORDER BY session_id LIMIT $3",
-);
+const HEADS_AFTER: Sql =
+    both("SELECT session_id FROM session WHERE head_epoch = $1 AND head_sequence > $2 ORDER BY session_id LIMIT $3");
 
 const COUNT_HEADS_AFTER: Sql =
     both("SELECT COUNT(*) AS number FROM session WHERE head_epoch = $1 AND head_sequence > $2");
@@ -134,7 +133,8 @@ impl Store {
             .iter()
             .filter_map(|id| {
                 let entry = working.get(id)?;
-                let (session, traceparent, rows) = (entry.session.clone(), entry.traceparent.clone(), entry.rows.clone());
+                let (session, traceparent, rows) =
+                    (entry.session.clone(), entry.traceparent.clone(), entry.rows.clone());
                 Some((id.clone(), Known { session, traceparent, rows }))
             })
             .collect())
@@ -159,12 +159,9 @@ impl Store {
         if places.is_empty() {
             return Ok(HashSet::new());
         }
-        let keys: Vec<_> =
-            places.iter().map(|place| Key { epoch: place.epoch.0, sequence: place.sequence }).collect();
+        let keys: Vec<_> = places.iter().map(|place| Key { epoch: place.epoch.0, sequence: place.sequence }).collect();
         let rows = self.inner.rows("looking for dead letters", DEAD, vec![batch(&keys)]).await?;
-        rows.iter()
-            .map(|row| Ok(Place { epoch: Epoch(row.get("epoch")?), sequence: row.get("sequence")? }))
-            .collect()
+        rows.iter().map(|row| Ok(Place { epoch: Epoch(row.get("epoch")?), sequence: row.get("sequence")? })).collect()
     }
 
     /// The sequences that were processed in an epoch, as ranges that do not touch, at most `limit` of them.

@@ -74,7 +74,11 @@ impl GoogleReport {
     }
 
     fn differs(&mut self, kind: &'static str, row: &MeetEvent, what: &str) {
-        self.differing.push(RowKey { session: row.session.clone(), ordinal: row.ordinal, teacher: row.teacher.clone() });
+        self.differing.push(RowKey {
+            session: row.session.clone(),
+            ordinal: row.ordinal,
+            teacher: row.teacher.clone(),
+        });
         if self.findings.len() < NAMED_MAX {
             self.findings.push(Finding {
                 kind,

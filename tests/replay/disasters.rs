@@ -115,12 +115,12 @@ async fn lose_database(world: &mut World) {
         format!("sqlite://{}", world.path(&format!("lost-{}.db", uuid())).display())
     };
     open(world, url).await;
-    world.store.migrate().await.unwrap();
 }
 
 async fn open(world: &mut World, url: String) {
     let url = DatabaseUrl(url.into());
     world.store = Store::open(&url).await.unwrap();
+    world.store.migrate().await.unwrap();
     world.config.database = url;
     world.token = crate::support::service::new_token_in(world).await;
 }
@@ -391,7 +391,11 @@ async fn a_stream_put_back_waits_for_a_person(setup: Setup) {
     }
 
     let plan = json(&world, 0, &["epoch", "adopt"]).await;
-    assert_eq!((&plan["executed"], &plan["fork"], &plan["firstSequence"]), (&json!(false), &json!(5), &json!(6)), "{plan}");
+    assert_eq!(
+        (&plan["executed"], &plan["fork"], &plan["firstSequence"]),
+        (&json!(false), &json!(5), &json!(6)),
+        "{plan}"
+    );
     assert_eq!((&plan["sessions"], &plan["sessionsWithoutTheirEvent"]), (&json!(["new", "s0"]), &json!(5)), "{plan}");
     assert_eq!(plan["withoutTheirEvent"], json!(["s1", "s2", "s3", "s4", "s5"]), "{plan}");
     assert_eq!((&plan["calls"]["insert"], &plan["calls"]["patch"]), (&json!(1), &json!(1)), "{plan}");
@@ -410,7 +414,11 @@ async fn a_stream_put_back_waits_for_a_person(setup: Setup) {
     let verified = json(&world, 0, &["verify", "--google"]).await;
     assert_eq!((&verified["stream"]["expired"], &verified["stream"]["missing"]), (&json!(5), &json!(0)), "{verified}");
     let rebuilt = json(&world, 0, &["rebuild"]).await;
-    assert_eq!((&rebuilt["difference"]["expired"], &rebuilt["difference"]["identical"]), (&json!(5), &json!(2)), "{rebuilt}");
+    assert_eq!(
+        (&rebuilt["difference"]["expired"], &rebuilt["difference"]["identical"]),
+        (&json!(5), &json!(2)),
+        "{rebuilt}"
+    );
 }
 
 async fn a_stream_made_anew_goes_on_by_itself(setup: Setup) {

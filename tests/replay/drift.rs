@@ -92,7 +92,10 @@ async fn looks_come_after_a_write_daily_and_before_the_start() {
     let before_start: Vec<i64> = seen.iter().map(|at| starts_at.since(*at) / MINUTE_MS).collect();
     assert!(seen[0].since(written_at) <= 2 * MINUTE_MS, "soon after the write: {before_start:?}");
     for wanted in [24 * 60, 2 * 60, 15] {
-        assert!(before_start.iter().any(|at| (wanted - 1..=wanted).contains(at)), "{wanted} min before: {before_start:?}");
+        assert!(
+            before_start.iter().any(|at| (wanted - 1..=wanted).contains(at)),
+            "{wanted} min before: {before_start:?}"
+        );
     }
     assert!(seen.len() <= 9, "{before_start:?}");
     let longest = seen.windows(2).map(|pair| pair[1].since(pair[0])).max().unwrap();

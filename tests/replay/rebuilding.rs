@@ -57,7 +57,8 @@ async fn what_is_wrong_is_shown_promoted_and_rolled_back(setup: Setup) {
     }
     world.until_settled().await;
     world.stop().await;
-    tamper(&world, "UPDATE session SET title = 'Wrong', starts_at_ms = starts_at_ms + 60000 WHERE session_id = 's1'").await;
+    tamper(&world, "UPDATE session SET title = 'Wrong', starts_at_ms = starts_at_ms + 60000 WHERE session_id = 's1'")
+        .await;
     tamper(&world, "DELETE FROM session_meet_event WHERE session_id = 's2'").await;
     tamper(&world, "DELETE FROM session WHERE session_id = 's2'").await;
     world.serve().await;

@@ -99,7 +99,11 @@ async fn google_is_asked_and_mended(setup: Setup) {
     world.fake().teacher_shifts(&email, &id("s2").await, HOUR_MS).unwrap();
     let found = json(&world, 1, &["verify", "--google"]).await;
     let google = &found["google"];
-    assert_eq!((&google["deleted"], &google["changed"], &google["unchanged"]), (&json!(1), &json!(1), &json!(2)), "{found}");
+    assert_eq!(
+        (&google["deleted"], &google["changed"], &google["unchanged"]),
+        (&json!(1), &json!(1), &json!(2)),
+        "{found}"
+    );
     let kinds: Vec<_> = google["findings"].as_array().unwrap().iter().map(|f| f["kind"].clone()).collect();
     assert_eq!(kinds, [json!("deleted"), json!("moved")], "{found}");
     world.assert_google_was_never_wrong();
