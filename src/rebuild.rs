@@ -5,7 +5,7 @@
 //! and stays, and what the stream no longer holds cannot be rebuilt and stays too ([`merge`]). Rows of events at Google
 //! are not rebuilt at all; they belong to what is, not to what was said.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -361,9 +361,4 @@ fn sample(
 
 fn hex(digest: Sha256) -> String {
     data_encoding::HEXLOWER.encode(&digest.finalize())
-}
-
-/// The kinds of samples that are there, in the order in which people want to read them.
-pub fn kinds(samples: &[Sample]) -> BTreeSet<&'static str> {
-    samples.iter().map(|sample| sample.kind).collect()
 }

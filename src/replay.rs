@@ -145,7 +145,7 @@ impl Overlay {
         let mut known = patiently(async || Ok(store.known_sessions(&ids).await?)).await?;
 
         // What would change something, could not be read or lost may have been given up on before.
-        let mut doubtful: Vec<(&Incoming, Option<(&SessionEvent, Session)>)> = Vec::new();
+        let mut doubtful: Vec<(&Incoming, Option<&SessionEvent>)> = Vec::new();
         for incoming in group {
             found.counts.events += 1;
             let Ok(event) = &incoming.decoded else {
@@ -164,7 +164,7 @@ impl Overlay {
                 }
                 continue;
             }
-            doubtful.push((incoming, Some((event, after.clone()))));
+            doubtful.push((incoming, Some(event)));
             if self.changed.len() >= OVERLAY_MAX && !self.changed.contains_key(&event.session) {
                 found.is_lower_bound = true;
                 continue;
@@ -179,15 +179,14 @@ impl Overlay {
         let dead = patiently(async || Ok(store.dead_places(&places).await?)).await?;
         for ((incoming, change), place) in doubtful.into_iter().zip(places) {
             match change {
-                None if dead.contains(&place) => found.counts.dead += 1,
+                _ if dead.contains(&place) => found.counts.dead += 1,
                 None => {
                     found.counts.unreadable += 1;
                     if found.unreadable.len() < NAMED_MAX {
                         found.unreadable.push(incoming.sequence);
                     }
                 }
-                Some(_) if dead.contains(&place) => found.counts.dead += 1,
-                Some((event, _)) => {
+                Some(event) => {
                     found.counts.changing += 1;
                     if found.missing.len() < NAMED_MAX {
                         found.missing.push((incoming.sequence, event.session.clone()));
@@ -232,6 +231,7 @@ pub async fn calls_of(
 }
 
 /// Folds the selected events again from where the run stands; `Ok(false)` when it was asked to stop before its end.
+#[expect(clippy::too_many_arguments, reason = "each is one thing a replay needs, and none belongs to another")]
 pub async fn execute(
     source: &Source,
     store: &Store,

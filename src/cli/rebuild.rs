@@ -192,14 +192,16 @@ async fn read_on(
 async fn compared(desk: &Desk<'_>, run: &Run, notes: bool) -> Result<Comparison, CommandError> {
     let held = run.is_held(desk.clock.now());
     let keep = async {
-        while held {
-            tokio::time::sleep(std::time::Duration::from_millis(3_000)).await;
+        if !held {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            tokio::time::sleep(std::time::Duration::from_secs(3)).await;
             let now = desk.clock.now();
             if let Ok(false) = desk.store.move_run(run, now, now.plus(HOLD_MS)).await {
                 return;
             }
         }
-        std::future::pending::<()>().await;
     };
     tokio::select! {
         found = compare(&desk.source, &desk.store, run.cursor, &desk.policy, desk.clock, notes) => {

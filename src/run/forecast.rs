@@ -102,11 +102,10 @@ pub fn calls<'a>(
                 calls.delete += 1;
             }
             None => match planned.row.failure.as_ref().map(|failure| failure.code) {
-                // It waits for the event before it, which one of the other rows removes.
-                Some(Code::PreviousEventNotRemoved) => calls.insert += 1,
                 Some(Code::CalendarLimited) if row.want == Want::Absent => calls.delete += 1,
                 Some(Code::CalendarLimited) if row.phase == Phase::Live => calls.patch += 1,
-                Some(Code::CalendarLimited) => calls.insert += 1,
+                // Or it waits for the event before it, which one of the other rows removes.
+                Some(Code::CalendarLimited | Code::PreviousEventNotRemoved) => calls.insert += 1,
                 Some(Code::SessionEnded) | None => {}
                 Some(_) => calls.waiting += 1,
             },

@@ -14,7 +14,7 @@ const LINES: Duration = Duration::from_secs(1);
 /// Between two lines where nobody watches, such as in a log.
 const LOG: Duration = Duration::from_secs(10);
 /// Characters of the bar.
-const WIDTH: usize = 24;
+const WIDTH: i64 = 24;
 
 /// Shows progress; silent for what ends within a moment.
 #[derive(Debug)]
@@ -105,12 +105,13 @@ fn estimate(done: i64, left: i64, elapsed: Duration) -> (i64, Option<i64>) {
 fn bar(name: &str, done: i64, total: i64, rate: i64, left: Option<i64>) -> String {
     let total = total.max(1);
     let share = done.clamp(0, total);
-    let full = usize::try_from(share.saturating_mul(WIDTH as i64) / total).unwrap_or(0).min(WIDTH);
+    let full = (share.saturating_mul(WIDTH) / total).clamp(0, WIDTH);
+    let times = |text: &str, number: i64| text.repeat(usize::try_from(number).unwrap_or(0));
     let left = left.map_or_else(|| "-".to_owned(), clock);
     format!(
         "{name} [{}{}] {:>3}% {} of {}, {}/s, {left} left",
-        "#".repeat(full),
-        "-".repeat(WIDTH - full),
+        times("#", full),
+        times("-", WIDTH - full),
         share * 100 / total,
         thousands(done),
         thousands(total),

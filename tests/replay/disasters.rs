@@ -1,7 +1,7 @@
 //! Stream and database, lost, put back from a backup, or made anew, on real servers with real copies of their files: what
 //! is ambiguous has no effect before a person decides, and it ends right at Google, with one event for each session.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use meet_projector::event::SessionEvent;
 use meet_projector::fake::Operation::{Delete, Insert, Patch, Update};
@@ -141,7 +141,7 @@ async fn copy_database(world: &World) -> PathBuf {
 }
 
 /// Puts a copy in place of the database. The service must not run.
-async fn put_database_back(world: &mut World, copy: &PathBuf) {
+async fn put_database_back(world: &mut World, copy: &Path) {
     open(world, format!("sqlite://{}", copy.display())).await;
 }
 

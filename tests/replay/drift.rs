@@ -19,7 +19,7 @@ fn looks(world: &World) -> u64 {
     world.fake().counters().requests_of(Get)
 }
 
-async fn delete(world: &World, document: &Value) {
+fn delete(world: &World, document: &Value) {
     let id = document["meetEventId"].as_str().unwrap();
     world.fake().teacher(world.email(0), id, &TeacherAction::Delete).unwrap();
 }
@@ -30,7 +30,7 @@ async fn a_deleted_event_is_restored_twice_and_then_a_person_is_asked() {
     world.publish(&world.lesson("s1", 0)).await;
     let first = world.ready("s1", 1).await;
     for nth in 1..=2 {
-        delete(&world, &first).await;
+        delete(&world, &first);
         // A minute after a write, and a quarter of one at most.
         later(&world, 76_000).await;
         let document = world.ready("s1", 1).await;
@@ -38,7 +38,7 @@ async fn a_deleted_event_is_restored_twice_and_then_a_person_is_asked() {
         assert_eq!(document["meetLink"], first["meetLink"]);
         assert_eq!(world.fake().counters().committed_of(Update), nth, "restored");
     }
-    delete(&world, &first).await;
+    delete(&world, &first);
     later(&world, 76_000).await;
     let document = world.error("s1", "EVENT_REMOVED_BY_TEACHER").await;
     assert_eq!(document["error"]["action"], "retry", "{document}");
