@@ -201,14 +201,20 @@ fn search(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
     if ended(situation.session, now).is_some() {
         return rest(gone(row));
     }
-    // What is wanted has to be known first, or it would be taken for what is forgotten.
-    let is_wanted_elsewhere = |sibling: &Sibling| sibling.want == Want::Present && !sibling.phase.is_final();
-    if situation.siblings.iter().any(|sibling| is_wanted_elsewhere(sibling) && sibling.phase != Phase::Live) {
-        return rest_until(row, now.plus(PREDECESSOR_RECHECK_MS));
-    }
     match usable(situation.account) {
         Err((code, message)) => blocked(row, code, message, now),
         Ok((account, calendar)) => {
+            // What is wanted on this calendar has to be known first, or it would be taken for what is forgotten.
+            let may_be_here = |sibling: &Sibling| match &sibling.account {
+                Some(other) => other == account,
+                None => sibling.teacher == row.teacher,
+            };
+            let is_unclear = |sibling: &Sibling| {
+                sibling.want == Want::Present && !matches!(sibling.phase, Phase::Live | Phase::Absent | Phase::Foreign)
+            };
+            if situation.siblings.iter().any(|sibling| is_unclear(sibling) && may_be_here(sibling)) {
+                return rest_until(row, now.plus(PREDECESSOR_RECHECK_MS));
+            }
             // An address for the call; what is found has an id of its own.
             row.binding = Some(Binding {
                 account: account.clone(),
