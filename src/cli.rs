@@ -30,10 +30,14 @@ mod moment;
 pub mod nats;
 pub mod pause;
 pub mod print;
+pub mod rebuild;
+pub mod replay;
 pub mod session;
 pub mod status;
 pub mod teacher;
 pub mod token;
+pub mod verify;
+pub mod work;
 
 use print::Output;
 
@@ -94,6 +98,12 @@ enum Command {
     /// One session: its story, and another try
     #[command(subcommand)]
     Session(session::SessionCommand),
+    /// Read a part of the stream once more; shows its plan first
+    Replay(replay::ReplayArgs),
+    /// Fold the whole stream anew beside what is served, compare, and swap
+    Rebuild(rebuild::RebuildArgs),
+    /// Compare stream, projection and results, and Google with --google
+    Verify(verify::VerifyArgs),
     /// Messages that were given up on
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterCommand),
@@ -302,6 +312,9 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
         Command::Pause(command) => pause::pause(&command, &migrated(&environment).await?, &clock, output, out).await,
         Command::Resume(command) => pause::resume(&command, &migrated(&environment).await?, &clock, output, out).await,
         Command::Audit(command) => audit::run(&command, &migrated(&environment).await?, clock.now(), output, out).await,
+        Command::Replay(args) => replay::run(&args, &environment, &clock, output, out).await,
+        Command::Rebuild(args) => rebuild::run(&args, &environment, &clock, output, out).await,
+        Command::Verify(args) => verify::run(&args, &environment, &clock, output, out).await,
         Command::Credential(command) => {
             let config = Config::load(&environment, Need::Google)?;
             let google = service::google_config(&config)?;

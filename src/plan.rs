@@ -22,7 +22,7 @@ mod tests;
 
 pub use absorb::{Absorbed, absorb};
 pub use assign::assign;
-pub use next::{Plan, plan};
+pub use next::{Plan, plan, search_for};
 pub use retry::{Circumstances, Refusal, Retried, retry};
 pub use situation::{Account, Policy, Sibling, Situation, wanted};
 
@@ -248,7 +248,8 @@ pub struct MeetEvent {
     pub intent: Option<Intent>,
     /// The last insert or restore whose outcome was not clear: a cancel must be verified late.
     pub insert_unclear_at: Option<UnixMillis>,
-    /// Google said 409 to our insert: the id is used, whatever a get says.
+    /// Google said 409 to our insert, or it is deleted and nothing else of the session lives: the id is used, whatever a
+    /// get says.
     pub taken_at: Option<UnixMillis>,
     /// The last write that Google confirmed.
     pub confirmed_at: Option<UnixMillis>,

@@ -12,6 +12,8 @@
 use crate::event::{Change, Details, SessionEvent};
 use crate::model::{Epoch, Place, SessionId, SessionVersion, TeacherId, digest, short_hex};
 
+pub mod canonical;
+
 /// What the newest event wants of the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
@@ -163,7 +165,7 @@ pub fn content_hash(event: &SessionEvent) -> String {
     short_hex(&digest(&[status, event.teacher.as_str().as_bytes(), details.as_bytes()]))
 }
 
-fn details_hash(details: &Details) -> String {
+pub(crate) fn details_hash(details: &Details) -> String {
     let starts = details.starts_at.get().to_be_bytes();
     let ends = details.ends_at.get().to_be_bytes();
     let mut fields: Vec<&[u8]> = vec![

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -32,6 +32,7 @@ use crate::plan::Policy;
 use crate::presence::{OpenBreaker, Pauses, Presence};
 use crate::reconciler::{Context, Gateway, Reconciler};
 use crate::refresh::{self, RefreshContext};
+use crate::replay::leftovers::{self, LeftoversContext};
 use crate::retry::{Jitter, Reconnect};
 use crate::shutdown::Shutdown;
 use crate::store::{Scope, Store, StoreError};
@@ -45,7 +46,7 @@ use notify::Notifier;
 use pulse::Pulses;
 
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
-const REPAIRS_MAX: i64 = 2;
+pub(crate) const REPAIRS_MAX: i64 = 2;
 
 /// A service that runs.
 #[derive(Debug)]
@@ -284,7 +285,6 @@ impl Loops {
         if let Some(disconnector) = self.disconnector.clone() {
             loops.spawn(pulses.watch("disconnector", disconnector.run(shutdown.token())));
         }
-        let caught_up = self.health.caught_up();
         let context = RefreshContext {
             store: self.store.clone(),
             access: Arc::clone(&access),
@@ -298,10 +298,20 @@ impl Loops {
             webhook: self.config.http.ops_webhook_url.clone().map(|url| Webhook::new(http.clone(), url)),
             calendar_breaker,
             token_breaker: access.breaker().clone(),
-            caught_up: caught_up.clone(),
+            caught_up: self.health.caught_up(),
             jitter: Jitter::from_system(),
         };
         loops.spawn(pulses.watch("notices", notices::run(context, shutdown.token())));
+        let (may_act, caught_up) = watch::channel(false);
+        loops.spawn(leftovers::run(LeftoversContext {
+            nats: self.config.nats.clone(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            wake: Arc::clone(&wake),
+            caught_up: self.health.caught_up(),
+            may_act,
+            cancel: shutdown.token(),
+        }));
         let cancel = shutdown.token();
         loops.spawn(pulses.watch("reconciler", async move { reconciler.run(wake, caught_up, cancel).await }));
         pulses.started();

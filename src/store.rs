@@ -43,11 +43,15 @@ mod requeue;
 mod retry;
 mod rows;
 pub mod sealed;
+mod runs;
+mod shadow;
 mod sql;
 mod sqlite;
+mod suspicion;
 pub mod teachers;
 mod tokens;
 mod wakeups;
+mod walk;
 mod working;
 
 pub use audit::{Acted, ActedFilter, Action, Actor};
@@ -64,6 +68,9 @@ pub use disconnections::{
     DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, REMOVING_MAX_MS, REVOKING_MAX_MS, Revocation,
 };
 pub use oauth_flows::{Consumed, Flow, NewFlow};
+pub use runs::Effects;
+pub use shadow::{Promoted, RolledBack, Shadow};
+pub use walk::{Known, Range, RowKey};
 
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]

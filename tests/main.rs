@@ -17,6 +17,7 @@ mod faults;
 mod google_client;
 mod nats;
 mod operate;
+mod replay;
 mod schemas;
 mod store;
 mod stories;

@@ -10,11 +10,16 @@ use super::nats::Report;
 use crate::clock::Clock;
 use crate::config::NatsConfig;
 use crate::event::decode;
-use crate::model::{Epoch, Place, SessionId};
+use crate::model::{Epoch, Place, SessionId, UnixMillis};
+use crate::nats::epoch::fork::fork;
 use crate::nats::epoch::sight::{SightError, known, new_epoch, open, sight};
 use crate::nats::epoch::{Known, Sighting, Verdict, judge};
 use crate::nats::{Connection, NatsError, connect};
+use crate::plan::Policy;
 use crate::projection::{Session, fold};
+use crate::replay::calls_of;
+use crate::run::WorkError;
+use crate::run::forecast::Calls;
 use crate::store::{EpochRecord, Store, StoreError};
 
 /// What to do about epochs.
@@ -51,12 +56,16 @@ pub enum EpochError {
     /// The database.
     #[error("the database did not answer")]
     Store(#[from] StoreError),
+    /// Counting what follows.
+    #[error(transparent)]
+    Work(#[from] WorkError),
 }
 
 impl EpochError {
     /// The exit code: 3 configuration, 4 unreachable, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Work(error) => error.exit_code(),
             Self::Nats(error) | Self::Sight(SightError::Nats(error)) => error.exit_code(),
             Self::Store(error) | Self::Sight(SightError::Store(error)) if error.is_transient() => 4,
             _ => 1,
@@ -177,11 +186,17 @@ async fn adopt(
     let (Verdict::Ambiguous(_) | Verdict::New(_), Some(current)) = (&verdict, &known.current) else {
         return Ok(Report { exit_code: 0, ..nothing_to_adopt(&check(&verdict, &known, &seen, as_json), as_json) });
     };
-    let fork = if let Verdict::Ambiguous(ambiguity) = &verdict { ambiguity.fork } else { None };
+    let fork = match &verdict {
+        Verdict::Ambiguous(ambiguity) => fork(connection, store, &known, &seen, ambiguity.fork).await?,
+        _ => None,
+    };
     let first = fork.map_or(seen.first_sequence, |fork| (fork + 1).max(seen.first_sequence)).max(1);
     let reason = format!("adopted: {}", args.reason.as_deref().unwrap_or("(not given)"));
     let record = new_epoch(config, &seen, Epoch(current.epoch.0 + 1), first, clock.now(), reason);
-    let plan = Plan::preview(connection, store, &seen, record).await?;
+    let lost = Place { epoch: current.epoch, sequence: fork.unwrap_or(0) };
+    let mut plan = Plan::preview(connection, store, &seen, record, clock.now()).await?;
+    plan.fork = fork;
+    (plan.lost, plan.lost_named) = store.sessions_after(lost, NAMED).await?;
     if !args.execute {
         return Ok(Report { text: plan.shown(&verdict, false, as_json), exit_code: 0 });
     }
@@ -200,6 +215,13 @@ fn nothing_to_adopt(checked: &Report, as_json: bool) -> Report {
     Report { text, exit_code: 0 }
 }
 
+fn names(ids: &[SessionId]) -> Vec<&str> {
+    ids.iter().map(SessionId::as_str).collect()
+}
+
+/// Sessions named in a plan.
+const NAMED: i64 = 10;
+
 /// What adopting would do.
 struct Plan {
     record: EpochRecord,
@@ -207,6 +229,14 @@ struct Plan {
     unreadable: u64,
     sessions: usize,
     changed: usize,
+    /// Some of the sessions that change.
+    named: Vec<SessionId>,
+    calls: Calls,
+    /// Both histories are the same up to here.
+    fork: Option<i64>,
+    /// Sessions whose newest event is no longer in the stream; they stay as they are.
+    lost: i64,
+    lost_named: Vec<SessionId>,
 }
 
 impl Plan {
@@ -216,6 +246,7 @@ impl Plan {
         store: &Store,
         seen: &Sighting,
         record: EpochRecord,
+        now: UnixMillis,
     ) -> Result<Self, EpochError> {
         let mut sessions: HashMap<SessionId, (Option<String>, Option<Session>)> = HashMap::new();
         let (mut events, mut unreadable) = (0, 0);
@@ -239,13 +270,38 @@ impl Plan {
                 *state = Some(fold(state.take(), &event, place).0);
             }
         }
-        let changed =
-            sessions.values().filter(|(before, after)| *before != after.as_ref().map(Session::desired_hash)).count();
-        Ok(Self { record, events, unreadable, sessions: sessions.len(), changed })
+        let changes: Vec<_> = sessions
+            .values()
+            .filter_map(|(before, after)| {
+                let after = after.as_ref()?;
+                (before.as_deref() != Some(after.desired_hash().as_str())).then(|| (before.clone(), after))
+            })
+            .collect();
+        // Which calls there are does not depend on how events are named.
+        let policy = Policy { environment: String::new(), attendees: false, repairs_max: 0 };
+        let mut calls = Calls::default();
+        for page in changes.chunks(500) {
+            calls.add(&calls_of(store, page, &policy, now).await?);
+        }
+        let mut named: Vec<_> = changes.iter().map(|(_, after)| after.id.clone()).collect();
+        named.sort_unstable();
+        named.truncate(usize::try_from(NAMED).unwrap_or_default());
+        Ok(Self {
+            events,
+            unreadable,
+            sessions: sessions.len(),
+            changed: changes.len(),
+            named,
+            calls,
+            fork: None,
+            lost: 0,
+            lost_named: Vec::new(),
+            record,
+        })
     }
 
     fn shown(&self, verdict: &Verdict, done: bool, as_json: bool) -> String {
-        let Self { record, events, unreadable, sessions, changed } = self;
+        let Self { record, events, unreadable, sessions, changed, named, calls, fork, lost, lost_named } = self;
         let why = match verdict {
             Verdict::Ambiguous(ambiguity) => ambiguity.seen.as_str(),
             Verdict::New(reason) => reason.as_str(),
@@ -255,7 +311,8 @@ impl Plan {
             return json!({
                 "executed": done, "seen": why, "epoch": record.epoch.0, "firstSequence": record.first_sequence,
                 "consumer": record.consumer, "events": events, "unreadable": unreadable, "sessions": sessions,
-                "sessionsChanged": changed, "googleCallsAtMost": 2 * changed,
+                "sessionsChanged": changed, "sessions": names(named), "calls": calls, "callsToGoogle": calls.writes(),
+                "fork": fork, "sessionsWithoutTheirEvent": lost, "withoutTheirEvent": names(lost_named),
             })
             .to_string();
         }
@@ -264,13 +321,30 @@ impl Plan {
         } else {
             ("would open", "Nothing was done. Add --execute --reason TEXT to do it.")
         };
+        let fork = fork.map_or_else(String::new, |at| {
+            format!(
+                "the histories are the same up to sequence {at}
+"
+            )
+        });
+        let named = if named.is_empty() { String::new() } else { format!(" ({})", names(named).join(", ")) };
+        let lost = if *lost == 0 {
+            String::new()
+        } else {
+            let which = names(lost_named).join(", ");
+            format!(
+                "{lost} sessions come from events that the stream no longer holds; they stay as they are ({which})
+"
+            )
+        };
         format!(
-            "{why}\n{verb} epoch {} from sequence {} with consumer {}\n{events} events of {sessions} sessions are read \
-             ({unreadable} unreadable); {changed} sessions change, with at most {} calls to Google\n{end}",
-            record.epoch,
-            record.first_sequence,
-            record.consumer,
-            2 * changed
+            "{why}
+{fork}{verb} epoch {} from sequence {} with consumer {}
+{events} events of {sessions} sessions are \
+             read ({unreadable} unreadable); {changed} sessions change{named}
+{lost}{calls}
+{end}",
+            record.epoch, record.first_sequence, record.consumer
         )
     }
 }

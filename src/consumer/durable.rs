@@ -28,6 +28,18 @@ pub(super) async fn ensure(work: &Work, record: &EpochRecord) -> Result<Vec<Stri
     let last = work.connection.stream_info(stream).await?.map_or(0, |info| info.state.last_seq);
     if let Some(why) = trouble(&info, last, gap) {
         tracing::warn!(consumer = record.consumer, why, from = position.contiguous + 1, "making the durable again");
+        if is_ahead_of_database(&info, gap) {
+            // Somebody acted on these events who remembers more than this database does.
+            let to = info.delivered.stream_seq.max(info.ack_floor.stream_seq);
+            crate::replay::leftovers::suspect(
+                &work.context.store,
+                record.epoch,
+                position.contiguous,
+                to,
+                work.context.clock.now(),
+            )
+            .await?;
+        }
         replace(work, record, &info).await?;
         return Ok(Vec::new());
     }
@@ -54,11 +66,12 @@ fn trouble(info: &ConsumerInfo, stream_last: i64, gap: Gap) -> Option<&'static s
     if info.delivered.stream_seq > stream_last {
         return Some("it is ahead of the stream");
     }
-    match gap {
-        // We acknowledge after the commit, so this message was acknowledged for another database, or skipped.
-        Gap::At(sequence) if info.ack_floor.stream_seq >= sequence => Some("it is ahead of the database"),
-        _ => None,
-    }
+    is_ahead_of_database(info, gap).then_some("it is ahead of the database")
+}
+
+/// We acknowledge after the commit, so the next message was acknowledged for another database, or skipped.
+fn is_ahead_of_database(info: &ConsumerInfo, gap: Gap) -> bool {
+    matches!(gap, Gap::At(sequence) if info.ack_floor.stream_seq >= sequence)
 }
 
 /// Whether a message that was not processed will never come: the consumer has nothing left to hand out and waits for
@@ -138,4 +151,30 @@ async fn replace(work: &Work, record: &EpochRecord, seen: &ConsumerInfo) -> Resu
     }
     let position = work.context.store.position(record.epoch).await?;
     create(work, record, &position).await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn consumer(delivered: i64, acknowledged: i64) -> ConsumerInfo {
+        serde_json::from_value(json!({
+            "name": "meet-projector-e1", "created": "", "config": {}, "num_ack_pending": 0, "num_pending": 0,
+            "delivered": { "stream_seq": delivered }, "ack_floor": { "stream_seq": acknowledged },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_consumer_that_would_swallow_events_is_made_again() {
+        // Servers before 2.14 hand out nothing of a stream that was cut until it has grown past the consumer.
+        assert_eq!(trouble(&consumer(20, 20), 12, Gap::None), Some("it is ahead of the stream"));
+        assert_eq!(trouble(&consumer(20, 12), 12, Gap::None), Some("it is ahead of the stream"));
+        assert_eq!(trouble(&consumer(12, 12), 12, Gap::None), None);
+        assert_eq!(trouble(&consumer(12, 12), 12, Gap::At(5)), Some("it is ahead of the database"));
+        assert_eq!(trouble(&consumer(12, 4), 12, Gap::At(5)), None, "it will come again");
+        assert_eq!(trouble(&consumer(0, 0), 0, Gap::None), None);
+    }
 }

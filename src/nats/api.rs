@@ -48,6 +48,9 @@ pub struct ConsumerInfo {
     pub num_ack_pending: u64,
     /// In the stream and never handed out.
     pub num_pending: u64,
+    /// Requests for events that stand at the server.
+    #[serde(default)]
+    pub num_waiting: u64,
 }
 
 /// A place in a consumer's count and in the stream.

@@ -4,6 +4,8 @@
 //! is *not* there is not. Callers must not conclude a loss from one [`None`].
 //! <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md>
 
+use std::time::Duration;
+
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use chrono::DateTime;
@@ -16,6 +18,21 @@ use crate::store::RawMessage;
 
 /// How many reads by sequence are under way at once in [`Connection::walk`]: 64 reached 55,000 messages a second.
 const IN_FLIGHT: usize = 64;
+
+/// Bytes the server may send for one batched request: there is no flow control, and this is what we keep in memory.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+
+/// How long to wait for the next message of a batch.
+const BATCH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A part of the stream.
+#[derive(Debug, Clone, Default)]
+pub struct Chunk {
+    /// The messages, in order.
+    pub messages: Vec<StoredMessage>,
+    /// Where to go on: everything before this was looked at.
+    pub next: i64,
+}
 
 /// A message as the stream holds it.
 #[derive(Debug, Clone)]
@@ -97,6 +114,113 @@ impl Connection {
         })
     }
 
+    /// The next messages from `from` to `to`, both included, whose subject matches `filter`, at most `limit`.
+    ///
+    /// One request for all of them where the server has batched direct gets (2.11); else many at once by sequence or,
+    /// for a filter that names one session, one after the other.
+    pub async fn read_chunk(
+        &self,
+        stream: &str,
+        from: i64,
+        to: i64,
+        filter: &str,
+        limit: usize,
+    ) -> Result<Chunk, NatsError> {
+        let from = from.max(1);
+        if from > to || limit == 0 {
+            return Ok(Chunk { messages: Vec::new(), next: from });
+        }
+        if self.client.is_server_compatible(2, 11, 0) {
+            return self.batched_get(stream, from, to, filter, limit).await;
+        }
+        if filter.split('.').filter(|token| !matches!(*token, "*" | ">")).count() + 1 >= filter.split('.').count() {
+            let messages: Vec<_> = self.walk_subject(stream, from, to, filter).take(limit).collect().await;
+            let messages = messages.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let next = messages.last().filter(|_| messages.len() == limit).map_or(to, |last| last.sequence) + 1;
+            return Ok(Chunk { messages, next });
+        }
+        let end = to.min(from.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX)) - 1);
+        let messages: Vec<_> = self.walk(stream, from, end).collect().await;
+        let mut messages = messages.into_iter().collect::<Result<Vec<_>, _>>()?;
+        messages.retain(|message| matches(filter, &message.raw.subject));
+        Ok(Chunk { messages, next: end + 1 })
+    }
+
+    /// <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-31.md#batched-requests>
+    async fn batched_get(
+        &self,
+        stream: &str,
+        from: i64,
+        to: i64,
+        filter: &str,
+        limit: usize,
+    ) -> Result<Chunk, NatsError> {
+        let operation = format!("reading stream {stream}");
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let no_answer = |reason: String| NatsError::NoAnswer { operation: operation.clone(), reason };
+        let seen = self.events.times_forbidden(&subject);
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| no_answer(error.to_string()))?;
+        let query = json!({ "seq": from, "batch": limit, "max_bytes": BATCH_BYTES_MAX, "next_by_subj": filter });
+        let sent = self.client.publish_with_reply(subject.clone(), inbox, Bytes::from(query.to_string())).await;
+        sent.map_err(|error| no_answer(error.to_string()))?;
+
+        let mut chunk = Chunk { messages: Vec::new(), next: to + 1 };
+        loop {
+            let answer = tokio::select! {
+                answer = tokio::time::timeout(BATCH_PATIENCE, answers.next()) => answer,
+                () = self.events.until_forbidden(&subject, seen) => {
+                    return Err(NatsError::Forbidden { operation, subject });
+                }
+            };
+            let answer = match answer {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return Err(no_answer("the connection was closed".to_owned())),
+                Err(_) => return Err(no_answer("timed out after 5 s".to_owned())),
+            };
+            match answer.status.map(|status| status.as_u16()) {
+                None | Some(200) => {
+                    let message =
+                        read(answer).map_err(|reason| NatsError::Garbled { operation: operation.clone(), reason })?;
+                    if message.sequence > to {
+                        return Ok(chunk);
+                    }
+                    chunk.messages.push(message);
+                }
+                // The end of the batch: more may follow after its last message.
+                Some(204) => {
+                    if let Some(last) = chunk.messages.last() {
+                        let pending = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Num-Pending"));
+                        if pending.is_none_or(|pending| pending.as_str() != "0") {
+                            chunk.next = last.sequence + 1;
+                        }
+                    }
+                    return Ok(chunk);
+                }
+                Some(404) => return Ok(chunk),
+                Some(503) => return Err(NatsError::NoResponders { operation, subject }),
+                Some(code) => {
+                    let description = answer.description.unwrap_or_default();
+                    return Err(NatsError::Refused { operation, code: code.into(), description });
+                }
+            }
+        }
+    }
+
+    /// The first sequence in `first..=last` that was stored at that time or later; `last + 1` where there is none. Times
+    /// never go back along a stream.
+    pub async fn first_since(&self, stream: &str, first: i64, last: i64, time: UnixMillis) -> Result<i64, NatsError> {
+        let (mut low, mut high) = (first, last + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.get_next(stream, middle, ">").await? {
+                Some(message) if message.stored_at() < time => low = message.sequence + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low.min(last + 1))
+    }
+
     async fn direct_get(&self, stream: &str, query: &Value) -> Result<Option<StoredMessage>, NatsError> {
         let operation = format!("reading stream {stream}");
         let subject = format!("$JS.API.DIRECT.GET.{stream}");
@@ -110,6 +234,18 @@ impl Connection {
             }
         }
         read(answer).map(Some).map_err(|reason| NatsError::Garbled { operation, reason })
+    }
+}
+
+/// Whether a subject matches a filter: `*` is one token, `>` all that follow.
+fn matches(filter: &str, subject: &str) -> bool {
+    let (mut filter, mut subject) = (filter.split('.'), subject.split('.'));
+    loop {
+        match (filter.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some(wanted), Some(token)) if wanted == "*" || wanted == token => {}
+            _ => return false,
+        }
     }
 }
 
@@ -140,4 +276,18 @@ pub fn pairs(headers: &HeaderMap, of_answer: bool) -> Vec<(String, String)> {
         .collect();
     pairs.sort();
     pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_match_token_by_token() {
+        assert!(matches("bookings.session.*.*", "bookings.session.s1.scheduled"));
+        assert!(matches("bookings.>", "bookings.session.s1.scheduled"));
+        assert!(!matches("bookings.session.*.*", "bookings.session.s1"));
+        assert!(!matches("bookings.session.s1.*", "bookings.session.s10.scheduled"));
+        assert!(!matches("bookings.>", "bookings"));
+    }
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use crate::model::{UnixMillis, digest, short_hex};
 use crate::store::{EpochRecord, Position};
 
+pub mod fork;
 pub mod sight;
 #[cfg(test)]
 mod tests;

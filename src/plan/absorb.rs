@@ -1,6 +1,6 @@
 //! What an answer of Google makes of a row.
 
-use super::next::{failure, gone, unclear};
+use super::next::{failure, gone, search_for, unclear};
 use super::situation::wanted;
 use super::standing::{DAY_MS, Standing, count_repair, is_drifted, standing};
 use super::{Code, ConferenceState, MeetEvent, Phase, Situation, Want};
@@ -249,8 +249,52 @@ impl Step<'_> {
         }
     }
 
+    /// Looking for forgotten events of a session: what is found and belongs to no other row goes, and then it is looked
+    /// for another one.
+    fn found_forgotten(&self, mut row: MeetEvent, events: &[RemoteEvent]) -> Absorbed {
+        let environment = self.situation.policy.environment.as_str();
+        let remembered: Vec<EventId> = self
+            .situation
+            .siblings
+            .iter()
+            .filter_map(|sibling| {
+                let (account, generation) = (sibling.account.as_ref()?, sibling.generation?);
+                Some(EventId::derive(environment, &row.session, account, generation))
+            })
+            .collect();
+        let forgotten = events.iter().find_map(|event| {
+            let id = EventId::parse(event.id.as_str()).ok().filter(|id| !remembered.contains(id))?;
+            let is_ours = event.status == RemoteStatus::Live
+                && event.marked_session.as_deref() == Some(row.session.as_str())
+                && event.marked_environment.as_deref() == Some(environment);
+            is_ours.then_some((id, event))
+        });
+        let Some((event_id, event)) = forgotten else {
+            row.binding = None;
+            return keep(gone(row));
+        };
+        if let Some(binding) = &mut row.binding {
+            let is_of =
+                |generation| EventId::derive(environment, &row.session, &binding.account, generation) == event_id;
+            binding.generation = (0..GENERATIONS_MAX).find(|generation| is_of(*generation)).unwrap_or(0);
+            binding.event_id = event_id;
+        }
+        row.phase = Phase::Live;
+        row.etag = Some(event.etag.clone());
+        row.failure = None;
+        row.next_attempt_at = Some(self.now());
+        let next = self.situation.next_ordinal();
+        let successor = search_for(row.session.clone(), next, row.teacher.clone(), self.now());
+        // So many forgotten events of one session are no accident of ours; a person should look.
+        let goes_on = next < 4 * GENERATIONS_MAX;
+        Absorbed { row, successor: goes_on.then_some(successor) }
+    }
+
     /// Looking for an event of ours under any id, because the one of this row is a tombstone we know nothing of.
     fn found(&self, mut row: MeetEvent, events: &[RemoteEvent]) -> Absorbed {
+        if row.want == Want::Absent {
+            return self.found_forgotten(row, events);
+        }
         let environment = self.situation.policy.environment.as_str();
         let alive = events.iter().find_map(|event| {
             let ours = event.status == RemoteStatus::Live
@@ -258,7 +302,14 @@ impl Step<'_> {
                 && event.marked_environment.as_deref() == Some(environment);
             ours.then(|| EventId::parse(event.id.as_str()).ok()).flatten().map(|id| (id, event))
         });
-        let Some((event_id, event)) = alive else { return self.burn(row, Phase::Absent) };
+        let Some((event_id, event)) = alive else {
+            if row.written_hash.is_none() {
+                return self.burn(row, Phase::Absent);
+            }
+            // The only one the session has, and we saw it alive: it can be restored.
+            row.taken_at = Some(self.now());
+            return self.again(row);
+        };
         let Some(binding) = &mut row.binding else { return self.again(row) };
         if let Some(generation) =
             (0..GENERATIONS_MAX).find(|n| EventId::derive(environment, &row.session, &binding.account, *n) == event_id)
@@ -271,6 +322,10 @@ impl Step<'_> {
 
     #[expect(clippy::match_same_arms, reason = "one line for each class and call, as in the error table")]
     fn failed(&self, mut row: MeetEvent, error: &GoogleError) -> Absorbed {
+        if *self.call == Call::Find && row.want == Want::Absent {
+            // The id was only an address for the call.
+            row.binding = None;
+        }
         if error.is_ambiguous && self.call.is_write() {
             unclear(&mut row, self.call.operation(), self.now());
         }

@@ -3,9 +3,9 @@
 use super::assign::ended;
 use super::situation::wanted;
 use super::standing::{DAY_MS, Standing, is_drifted, may_repair, standing};
-use super::{Account, Binding, Code, ConferenceState, Failure, Intent, MeetEvent, Phase, Situation, Want};
+use super::{Account, Binding, Code, ConferenceState, Failure, Intent, MeetEvent, Phase, Sibling, Situation, Want};
 use crate::google::{Call, Wanted};
-use crate::model::{EventId, GoogleSub, UnixMillis};
+use crate::model::{EventId, GoogleSub, SessionId, TeacherId, UnixMillis};
 use crate::store::TokenStatus;
 
 /// How long a new id waits before it asks again whether the older event is gone (it is woken when that happens).
@@ -134,7 +134,9 @@ fn next_call(situation: &Situation<'_>, row: &mut MeetEvent, wanted: &Wanted) ->
         Phase::Tombstone if row.written_hash.is_none() => Some(Call::Find),
         Phase::Tombstone => {
             if may_repair(row, Code::EventRemovedByTeacher, situation.policy.repairs_max, now) {
-                return Some(Call::Restore);
+                // Where stream and database were put back together, the session may have another event by now, and one
+                // is enough: `taken_at` says that none was found.
+                return Some(if row.taken_at.is_some() { Call::Restore } else { Call::Find });
             }
             let gave_up = row.failure.as_ref().is_some_and(|failure| failure.code == Code::EventRemovedByTeacher);
             if gave_up {
@@ -170,6 +172,9 @@ fn next_call(situation: &Situation<'_>, row: &mut MeetEvent, wanted: &Wanted) ->
 
 fn absent(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
     let now = situation.now;
+    if is_search(&row) {
+        return search(situation, row);
+    }
     let Some(binding) = &row.binding else {
         return rest(gone(row));
     };
@@ -196,6 +201,48 @@ fn absent(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
         _ => Call::Delete,
     };
     issue(situation, row, call)
+}
+
+/// A row that looks for an event of ours that nobody remembers: unwanted, of no known id, and nothing is known of it.
+/// [`search_for`] makes them after the database was lost or put back.
+pub(super) fn is_search(row: &MeetEvent) -> bool {
+    row.want == Want::Absent && row.phase == Phase::Unknown && row.binding.is_none()
+}
+
+/// A row that looks for a forgotten event of the session on that teacher's calendar and removes it.
+pub fn search_for(session: SessionId, ordinal: i64, teacher: TeacherId, now: UnixMillis) -> MeetEvent {
+    MeetEvent { want: Want::Absent, phase: Phase::Unknown, ..MeetEvent::new(session, ordinal, teacher, now) }
+}
+
+fn search(situation: &Situation<'_>, mut row: MeetEvent) -> Plan {
+    let now = situation.now;
+    if ended(situation.session, now).is_some() {
+        return rest(gone(row));
+    }
+    match usable(situation.account) {
+        Err((code, message)) => blocked(row, code, message, now),
+        Ok((account, calendar)) => {
+            // What is wanted on this calendar has to be known first, or it would be taken for what is forgotten.
+            let may_be_here = |sibling: &Sibling| match &sibling.account {
+                Some(other) => other == account,
+                None => sibling.teacher == row.teacher,
+            };
+            let is_unclear = |sibling: &Sibling| {
+                sibling.want == Want::Present && !matches!(sibling.phase, Phase::Live | Phase::Absent | Phase::Foreign)
+            };
+            if situation.siblings.iter().any(|sibling| is_unclear(sibling) && may_be_here(sibling)) {
+                return rest_until(row, now.plus(PREDECESSOR_RECHECK_MS));
+            }
+            // An address for the call; what is found has an id of its own.
+            row.binding = Some(Binding {
+                account: account.clone(),
+                calendar: calendar.to_owned(),
+                generation: 0,
+                event_id: EventId::derive(&situation.policy.environment, &row.session, account, 0),
+            });
+            Plan { row, successor: None, call: Some(Call::Find) }
+        }
+    }
 }
 
 /// A row of which a write may or may not have landed, or may land yet: look before anything is written.

@@ -553,6 +553,8 @@ fn a_restore_that_lands_late_does_not_outlive_a_cancel() {
     world.settle_until(NOW.plus(1));
     world.teacher_deletes();
     world.rows[0].next_attempt_at = Some(world.now);
+    // It is looked at, and then for another event of the session.
+    world.step(Fault::None, NOW.plus(DAY));
     world.step(Fault::None, NOW.plus(DAY));
     world.step(Fault::Late(90), NOW.plus(DAY));
     world.fold(session(2, Status::Canceled, "t1", 0));

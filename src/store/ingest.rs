@@ -30,7 +30,8 @@ impl Store {
     }
 }
 
-async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis) -> Result<FoldReport> {
+/// [`Store::fold`] as a part of a transaction.
+pub(super) async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis) -> Result<FoldReport> {
     let events = || group.iter().filter_map(|incoming| incoming.decoded.as_ref().ok());
     let ids: BTreeSet<&SessionId> = events().map(|event| &event.session).collect();
     let mut working = if ids.is_empty() { Working::default() } else { Working::load(tx, ids).await? };

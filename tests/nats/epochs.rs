@@ -109,8 +109,9 @@ async fn a_stream_restored_from_a_backup_waits_for_a_person() {
     assert_eq!(serde_json::from_str::<Value>(&check.text).unwrap()["fork"], 1, "{}", check.text);
     let plan = run(&adopt(false), &server.config(), &database.store, &clock, true).await.unwrap();
     let plan: Value = serde_json::from_str(&plan.text).unwrap();
-    assert_eq!((&plan["executed"], &plan["epoch"], &plan["firstSequence"]), (&json!(false), &json!(2), &json!(2)));
-    assert_eq!((&plan["events"], &plan["sessionsChanged"]), (&json!(24), &json!(15)), "{plan}");
+    assert_eq!((&plan["executed"], &plan["epoch"], &plan["firstSequence"]), (&json!(false), &json!(2), &json!(11)));
+    assert_eq!((&plan["events"], &plan["sessionsChanged"]), (&json!(15), &json!(15)), "{plan}");
+    assert_eq!((&plan["fork"], &plan["sessionsWithoutTheirEvent"]), (&json!(10), &json!(10)), "{plan}");
     assert_eq!(epochs(&database).await, [1], "a plan changes nothing");
 
     run(&adopt(true), &server.config(), &database.store, &clock, false).await.unwrap();

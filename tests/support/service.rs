@@ -509,6 +509,11 @@ pub async fn new_token(store: &Store, clock: &Clock, role: Role) -> String {
     String::from_utf8(token).unwrap().trim().to_owned()
 }
 
+/// A token of role `admin` in the database that the world has now.
+pub async fn new_token_in(world: &World) -> String {
+    new_token(&world.store, &world.clock, Role::Admin).await
+}
+
 /// Looks again until `condition` holds: for what nobody announces.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
