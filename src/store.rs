@@ -20,15 +20,15 @@ use crate::status::MeetStatus;
 
 pub mod audit;
 mod calls;
-mod control;
 mod connections;
+mod control;
 mod credentials;
 mod dead_letters;
 mod disconnections;
 mod documents;
 mod epochs;
-mod idempotency;
 mod gauges;
+mod idempotency;
 mod ingest;
 pub mod notices;
 mod oauth_flows;
@@ -42,8 +42,8 @@ mod reconcile;
 mod requeue;
 mod retry;
 mod rows;
-pub mod sealed;
 mod runs;
+pub mod sealed;
 mod shadow;
 mod sql;
 mod sqlite;
@@ -56,18 +56,18 @@ mod working;
 
 pub use audit::{Acted, ActedFilter, Action, Actor};
 pub use calls::{CallOutcome, GoogleCall};
+pub use connections::{Connected, NewConnection};
 pub use control::{HeldCalendar, Pause, Scope};
+pub use disconnections::{
+    DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, REMOVING_MAX_MS, REVOKING_MAX_MS, Revocation,
+};
+pub use gauges::{Gauges, PoolState};
 pub use idempotency::{Idempotency, RetryAnswer};
+pub use oauth_flows::{Consumed, Flow, NewFlow};
 pub use overview::{BlockedTeacher, Endangered, Overview, PendingSession};
 pub use process::{PROCESS_GONE_AFTER_MS, ProcessRecord};
 pub use requeue::{DeadLetterFilter, Discarded, Requeued};
 pub use retry::{FailedFilter, RetryOutcome};
-pub use gauges::{Gauges, PoolState};
-pub use connections::{Connected, NewConnection};
-pub use disconnections::{
-    DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, REMOVING_MAX_MS, REVOKING_MAX_MS, Revocation,
-};
-pub use oauth_flows::{Consumed, Flow, NewFlow};
 pub use runs::Effects;
 pub use shadow::{Promoted, RolledBack, Shadow};
 pub use walk::{Known, Range, RowKey};

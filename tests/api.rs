@@ -9,6 +9,6 @@ mod lists;
 mod matrix;
 mod one;
 mod retry;
-mod teachers;
 mod signing;
+mod teachers;
 mod tokens;

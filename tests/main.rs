@@ -21,5 +21,5 @@ mod replay;
 mod schemas;
 mod store;
 mod stories;
-mod telemetry;
 mod teachers;
+mod telemetry;

@@ -19,7 +19,9 @@ use crate::google::calendar::http_client;
 use crate::google::oauth::revoke::RevocationEndpoint;
 use crate::model::TeacherId;
 use crate::retry::{Jitter, Reconnect, RetrySchedule};
-use crate::store::{Actor, DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, Revocation, Store, StoreError};
+use crate::store::{
+    Actor, DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, Revocation, Store, StoreError,
+};
 use crate::telemetry::Chain;
 
 /// A revocation is one process's for this long: the request's ten seconds, and some for the database.

@@ -128,7 +128,12 @@ async fn a_process_dies_between_revoking_and_wiping(setup: Setup) {
         world.fake().reset_records();
         world.connect_teacher(0).await;
         world.fake().add_account(&meet_projector::fake::NewAccount::new(world.email(0)).connected("1//refresh-0"));
-        let begun = world.store.disconnect(&teacher, false, &Actor::named("test"), None, world.clock.now()).await.unwrap().unwrap();
+        let begun = world
+            .store
+            .disconnect(&teacher, false, &Actor::named("test"), None, world.clock.now())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!((begun.phase, begun.status), (DisconnectPhase::Revoking, TokenStatus::Disconnected));
         let mut doomed = Serving::start(&world, Some(place));
         doomed.ended().await;
