@@ -216,15 +216,6 @@ fn access_of(path: &Path, metadata: &std::fs::Metadata) -> Result<Option<String>
     }
 }
 
-/// Whether other accounts can read a file of that mode. One that belongs to somebody else and is readable for its group was
-/// given to us in this way: Kubernetes mounts secrets as root's with `fsGroup`, systemd lends credentials by an ACL, whose
-/// mask shows as the group's bits, and so does an administrator with `chgrp`.
-#[cfg(unix)]
-fn is_open(mode: u32, is_ours: bool) -> bool {
-    let private = if is_ours { 0o700 } else { 0o740 };
-    mode & 0o777 & !private != 0
-}
-
 #[cfg(not(unix))]
 fn access_of(_path: &Path, _metadata: &std::fs::Metadata) -> Result<Option<String>, String> {
     Ok(None)

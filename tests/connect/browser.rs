@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use super::fixture::School;
 use super::webdriver::Browser;
 use crate::support::google::http_client;
-use crate::support::service::Setup;
+use crate::support::service::{Setup, eventually};
 
 /// What the school's site does, as a plugin of WordPress would: passes two paths on to the service, and adds the API token
 /// to the one for which it knows its visitor.
@@ -92,8 +92,19 @@ async fn school_with_site(setup: Setup) -> (School, String) {
 async fn to_google(browser: &Browser, page: &str) {
     browser.go(page).await;
     browser.click("#connect").await;
-    assert!(browser.text().await.contains("Choose an account"), "{}", browser.text().await);
+    eventually("Google asks for the account", async || browser.text().await.contains("Choose an account")).await;
     assert_eq!(browser.url().await.host_str(), Some("127.0.0.1"));
+}
+
+/// Where the browser is once it is back at the school: a click returns before the redirects are through.
+async fn back_at(browser: &Browser, page: &str) -> String {
+    let mut seen = browser.url().await;
+    eventually("the browser is back", async || {
+        seen = browser.url().await;
+        seen.as_str().starts_with(page)
+    })
+    .await;
+    seen.into()
 }
 
 const CONTINUE: &str = "button[value=allow]";
@@ -105,19 +116,19 @@ async fn teachers_connect_deny_forget_the_box_and_choose_another_account() {
 
     to_google(&browser, &page).await;
     browser.click("button[value=deny]").await;
-    assert_eq!(browser.url().await.as_str(), format!("{page}?google=error&code=ACCESS_DENIED"));
+    assert_eq!(back_at(&browser, &page).await, format!("{page}?google=error&code=ACCESS_DENIED"));
 
     to_google(&browser, &page).await;
     browser.click("input[type=checkbox][value*=calendar]").await;
     browser.click(CONTINUE).await;
-    assert_eq!(browser.url().await.as_str(), format!("{page}?google=error&code=SCOPE_MISSING"));
+    assert_eq!(back_at(&browser, &page).await, format!("{page}?google=error&code=SCOPE_MISSING"));
     assert!(school.credential(0).await.is_none());
 
     school.world.publish(&school.world.lesson("s1", 0)).await;
     school.world.error("s1", "TEACHER_NOT_CONNECTED").await;
     to_google(&browser, &page).await;
     browser.click(CONTINUE).await;
-    assert_eq!(browser.url().await.as_str(), format!("{page}?google=connected"));
+    assert_eq!(back_at(&browser, &page).await, format!("{page}?google=connected"));
     school.world.ready("s1", 1).await;
     let cookies = browser.run("return document.cookie").await;
     assert_eq!(cookies, "", "no script sees the cookie, and it is gone");
@@ -125,8 +136,8 @@ async fn teachers_connect_deny_forget_the_box_and_choose_another_account() {
     to_google(&browser, &page).await;
     browser.click(&format!("input[type=radio][value='{}']", school.world.email(1))).await;
     browser.click(CONTINUE).await;
-    let landed = browser.url().await;
-    assert!(landed.as_str().starts_with(&format!("{page}?google=error&code=ACCOUNT_MISMATCH&")), "{landed}");
+    let landed = back_at(&browser, &page).await;
+    assert!(landed.starts_with(&format!("{page}?google=error&code=ACCOUNT_MISMATCH&")), "{landed}");
     let kept = school.credential(0).await.unwrap();
     assert_eq!((kept.status, kept.email.as_deref()), (TokenStatus::Connected, Some(school.world.email(0))));
 }
@@ -138,6 +149,7 @@ async fn a_teacher_who_comes_too_late_reads_why_on_a_phone() {
     to_google(&browser, &page).await;
     school.world.clock.advance_ms(600_000);
     browser.click(CONTINUE).await;
+    eventually("the page of the service", async || browser.text().await.contains("STATE_EXPIRED")).await;
     let text = browser.text().await;
     assert!(text.contains("More than ten minutes passed") && text.contains("STATE_EXPIRED"), "{text}");
     let layout = browser
@@ -155,5 +167,5 @@ async fn a_teacher_who_comes_too_late_reads_why_on_a_phone() {
     browser.run("history.back()").await;
     to_google(&browser, &page).await;
     browser.click(CONTINUE).await;
-    assert_eq!(browser.url().await.as_str(), format!("{page}?google=connected"));
+    assert_eq!(back_at(&browser, &page).await, format!("{page}?google=connected"));
 }
