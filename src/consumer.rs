@@ -83,6 +83,9 @@ impl Default for Pace {
     }
 }
 
+/// How long the last acknowledgements may take to leave.
+const LAST_FLUSH: Duration = Duration::from_secs(1);
+
 /// Why a session of work ended.
 #[derive(Debug)]
 enum End {
@@ -182,8 +185,11 @@ pub async fn run(context: ConsumerContext) {
         }
     }
     health.connected(false);
-    if let Err(error) = work.connection.client.flush().await {
-        tracing::warn!(%error, "what was acknowledged last may be delivered again");
+    // While the server is away a flush waits for it, and the end of the program must not.
+    match tokio::time::timeout(LAST_FLUSH, work.connection.client.flush()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "what was acknowledged last may be delivered again"),
+        Err(_) => tracing::warn!("NATS is away; what was acknowledged last may be delivered again"),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Operators at their terminal, with the real program: what is wrong in one screen, mended with one command.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 use meet_projector::event::{encode, subject};
-use meet_projector::fake::{ConferenceMode, Operation};
+use meet_projector::fake::{ConferenceMode, Fault, Operation, Rule};
 use meet_projector::model::{Epoch, UnixMillis};
 use meet_projector::store::{DatabaseUrl, Incoming, RawMessage, Refused, Store};
 use serde_json::Value;
@@ -104,7 +105,6 @@ async fn status_shows_what_needs_a_person() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_breaker_is_seen_from_another_process() {
-    use meet_projector::fake::{Fault, Rule};
     let world = World::start(Setup::sqlite()).await;
     let off = Fault::refuse(403, "accessNotConfigured");
     world.fake().add_fault(Rule { operations: vec![Operation::Insert], ..Rule::new(off) });
@@ -335,7 +335,6 @@ async fn doctor_finds_each_planted_fault() {
     let nowhere = format!("sqlite://{}/meet.db", world.path("file").display());
     fails(&examined(&with("DATABASE_URL", &nowhere), 1).await, "machine folder");
 
-    use std::os::unix::fs::PermissionsExt as _;
     let database = world.path("meet.db");
     std::fs::set_permissions(&database, std::fs::Permissions::from_mode(0o644)).unwrap();
     fails(&examined(well, 1).await, "machine the database");

@@ -40,14 +40,14 @@ async fn record(store: &Store, now: meet_projector::model::UnixMillis, change: i
     release(store, &lease, now).await;
 }
 
-fn failed(row: MeetEvent, code: Code) -> MeetEvent {
+fn failed(row: &MeetEvent, code: Code) -> MeetEvent {
     MeetEvent {
         settled: false,
         repairs: 2,
         repairs_since: Some(NOW),
         failure: Some(Failure { code, message: "it said no".into(), since: NOW, attempts: 1 }),
         next_attempt_at: Some(NOW.plus(24 * HOUR_MS)),
-        ..done(&row, NOW)
+        ..done(row, NOW)
     }
 }
 
@@ -100,7 +100,7 @@ pub async fn a_retry_wakes_what_a_person_mended(kind: Kind) {
     assert_eq!(retried[1], (session("nobody"), RetryOutcome::Unknown));
 
     store.put_credential(&grant("t1", "1"), NOW).await.unwrap();
-    record(store, NOW, |row| failed(row, Code::MeetNotAllowed)).await;
+    record(store, NOW, |row| failed(&row, Code::MeetNotAllowed)).await;
     assert_eq!(document(store, "s1").await["meetStatus"], "ERROR");
     store.cool_down(&teacher("t1"), NOW).await.unwrap();
     assert_eq!(store.next_due().await.unwrap(), Some(NOW.plus(24 * HOUR_MS)));
@@ -125,7 +125,7 @@ pub async fn a_retry_wakes_what_a_person_mended(kind: Kind) {
 
     // What is tried again by itself keeps its age, and a limit of Google's is kept.
     let later = NOW.plus(2 * LEASE_MS);
-    record(store, later, |row| failed(row, Code::GoogleUnavailable)).await;
+    record(store, later, |row| failed(&row, Code::GoogleUnavailable)).await;
     store.retry(&ids[..1], &actor(), None, later).await.unwrap();
     assert_eq!(only_row(store, "s1").await.failure.unwrap().since, NOW);
     let until = store.cool_down(&teacher("t1"), later).await.unwrap();
@@ -279,7 +279,7 @@ pub async fn the_last_calls_of_a_session_are_kept(kind: Kind) {
         let begun = MeetEvent { intent: Some(Intent { operation: "patch".into(), at: now }), ..begun(&row, now) };
         store.begin(&[write(&lease, begun.clone())], now).await.unwrap();
         row = match n {
-            44 => MeetEvent { intent: None, phase: Phase::Unknown, ..failed(begun, Code::GoogleUnavailable) },
+            44 => MeetEvent { intent: None, phase: Phase::Unknown, ..failed(&begun, Code::GoogleUnavailable) },
             _ => MeetEvent { etag: Some(format!("{n}")), settled: false, ..done(&begun, now) },
         };
         store.record(&[write(&lease, row.clone())], now).await.unwrap();
