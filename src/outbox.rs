@@ -147,19 +147,9 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
     let answers = join_all(taken.iter().map(|message| {
         let payload = Bytes::from(message.payload.clone());
         let (span, traceparent) = trace::send(stream, message);
-        let headers = headers(message, traceparent);
+        let headers = headers(message, traceparent.as_deref());
         let sent = connection.publish_stored(stream, &message.subject, headers, payload).instrument(span.clone());
-        sent.inspect_err(move |error| {
-            trace::not_sent(
-                &span,
-                match error {
-                    NatsError::NoResponders { .. } => "no_responders",
-                    NatsError::Forbidden { .. } => "forbidden",
-                    NatsError::Refused { .. } => "refused",
-                    _ => "no_answer",
-                },
-            )
-        })
+        sent.inspect_err(move |error| trace::not_sent(&span, word(error)))
     }))
     .await;
     let mut stored = Vec::with_capacity(taken.len());
@@ -187,14 +177,24 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
     }
 }
 
-fn headers(message: &OutboxMessage, traceparent: Option<String>) -> HeaderMap {
+fn headers(message: &OutboxMessage, traceparent: Option<&str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", message.message_id.as_str());
     headers.insert("Content-Type", "application/cloudevents+json");
-    if let Some(traceparent) = &traceparent {
-        headers.insert("traceparent", traceparent.as_str());
+    if let Some(traceparent) = traceparent {
+        headers.insert("traceparent", traceparent);
     }
     headers
+}
+
+/// The failure as a word, for spans.
+fn word(error: &NatsError) -> &'static str {
+    match error {
+        NatsError::NoResponders { .. } => "no_responders",
+        NatsError::Forbidden { .. } => "forbidden",
+        NatsError::Refused { .. } => "refused",
+        _ => "no_answer",
+    }
 }
 
 /// The failure as a person needs it, without the session at hand, so that one cause is told once.

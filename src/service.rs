@@ -82,7 +82,8 @@ pub async fn serve(config: Config, clock: Clock) -> Result<Exit, CommandError> {
     info!(address = %service.address, version = env!("CARGO_PKG_VERSION"), "serving");
     service.ended().await;
     if let Some(told) = told {
-        told.abort();
+        // It has one thing left to say.
+        tokio::time::timeout(Duration::from_secs(1), told).await.ok();
     }
     info!("stopped");
     Ok(Exit::Ok)

@@ -261,18 +261,15 @@ pub fn http_client(method: &reqwest::Method, server: Option<&str>, port: Option<
 
 /// Notes the answer to [`http_client`]; `None` when there was none, for `reason`.
 pub fn answered(span: &Span, status: Option<u16>, reason: &'static str) {
-    match status {
-        Some(status) => {
-            span.record("http.response.status_code", status);
-            if status >= 400 {
-                span.record("otel.status_code", "ERROR");
-                span.record("error.type", status.to_string());
-            }
-        }
-        None => {
-            span.record("otel.status_code", "ERROR");
-            span.record("error.type", reason);
-        }
+    let Some(status) = status else {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", reason);
+        return;
+    };
+    span.record("http.response.status_code", status);
+    if status >= 400 {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", status.to_string());
     }
 }
 
@@ -335,7 +332,78 @@ pub fn served(span: &Span, status: u16) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
     use super::*;
+    use crate::event::{Change, SessionEvent, Shape};
+    use crate::model::{Epoch, Place, SessionId, SessionVersion, TeacherId};
+    use crate::plan::{Code, Failure, MeetEvent};
+
+    #[derive(Debug, Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanExporter for Kept {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().unwrap().extend(batch);
+            Ok(())
+        }
+    }
+
+    /// What `reconcile` makes of a job that has failed since then, and whether it was settled.
+    fn reconciled_at(now: UnixMillis, failing_since: Option<UnixMillis>, settled: bool) -> SpanData {
+        let kept = Kept::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(kept.clone()).build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer(SCOPE));
+        let event = SessionEvent {
+            event_id: "e1".to_owned(),
+            source: None,
+            shape: Shape::Structured,
+            change: Change::Canceled,
+            session: SessionId::parse("s1").unwrap(),
+            version: SessionVersion::new(1).unwrap(),
+            teacher: TeacherId::parse("t1").unwrap(),
+            details: None,
+            occurred_at: None,
+            traceparent: None,
+        };
+        let (session, _) = crate::projection::fold(None, &event, Place { epoch: Epoch(1), sequence: 1 });
+        let failure = failing_since.map(|since| Failure {
+            code: Code::GoogleUnavailable,
+            message: String::new(),
+            since,
+            attempts: 3,
+        });
+        let row = MeetEvent { failure, settled, ..MeetEvent::new(event.session, 0, event.teacher, now) };
+        let traceparent = Some(GOOD.to_owned());
+        let job = Job { session, row, siblings: Vec::new(), traceparent, published_at: None };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || drop(reconcile(&job, now)));
+        let spans = kept.0.lock().unwrap();
+        assert_eq!(spans.len(), 1);
+        spans[0].clone()
+    }
+
+    #[test]
+    fn work_that_comes_much_later_is_linked_instead_of_nested() {
+        let now = UnixMillis::new(1_800_000_000_000);
+        let event = parse(GOOD).unwrap();
+        for (failing_since, settled) in [(None, false), (Some(now.plus(-LATE_MS)), false)] {
+            let span = reconciled_at(now, failing_since, settled);
+            assert_eq!((span.span_context.trace_id(), span.parent_span_id), (event.trace_id(), event.span_id()));
+            assert!(span.links.is_empty());
+        }
+        for (failing_since, settled) in [(Some(now.plus(-LATE_MS - 1)), false), (None, true)] {
+            let span = reconciled_at(now, failing_since, settled);
+            assert_ne!(span.span_context.trace_id(), event.trace_id());
+            assert_eq!(span.parent_span_id, SpanId::INVALID);
+            let links: Vec<_> = span.links.iter().map(|link| &link.span_context).collect();
+            assert_eq!(links, [&event]);
+        }
+    }
 
     const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 

@@ -67,7 +67,11 @@ async fn no_line_is_indiscreet() {
         }];
         world.publish(&event).await;
     }
-    world.until_published("four links", |all| all.iter().filter(|m| m.subject.ends_with(".ready")).count() >= 4).await;
+    world
+        .until_published("four links", |all| {
+            all.iter().filter(|m| m.event["data"]["meetStatus"] == "READY").count() >= 4
+        })
+        .await;
     // A grant that is refused is told without the answer that refused it.
     world.fake().revoke_grant(world.email(1));
     world.fake().expire_access_tokens(world.email(1));

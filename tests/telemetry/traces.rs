@@ -14,6 +14,9 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PUBLISHER: &str = "00f067aa0ba902b7";
 
 const PROCESS: &str = "process bookings.session.{sessionId}.{change}";
+/// Of the batch.
+const EVENTS: usize = 40;
+
 const SEND: &str = "send meet.session.{sessionId}.{status}";
 const INSERT: &str = "POST /calendars/{calendarId}/events";
 
@@ -32,7 +35,7 @@ fn traceparent(message: &Published) -> &str {
     &header.unwrap_or_else(|| panic!("no traceparent on {}", message.subject)).1
 }
 
-fn with_collector<'a>(collector: &'a Collector) -> [(&'a str, &'a str); 2] {
+fn with_collector(collector: &Collector) -> [(&str, &str); 2] {
     [("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint), ("OTEL_SERVICE_NAME", "projector-under-test")]
 }
 
@@ -113,18 +116,12 @@ async fn one_trace_from_the_publisher_to_the_result() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_linked_to_its_events_and_they_to_it() {
     let (collector, world) = (Collector::start().await, World::prepare(Setup::sqlite()).await);
-    const EVENTS: usize = 40;
     for number in 0..EVENTS {
-        publish_traced(
-            &world,
-            &world.lesson(&format!("b{number}"), 0),
-            &format!("00-{number:032x}-{PUBLISHER}-01")
-                .replace("-00000000000000000000000000000000-", "-000000000000000000000000000000ff-"),
-        )
-        .await;
+        let context = format!("00-{:032x}-{PUBLISHER}-01", number + 1);
+        publish_traced(&world, &world.lesson(&format!("b{number}"), 0), &context).await;
     }
     let mut served = Served::start(&world, &with_collector(&collector)).await;
-    let is_ready = |message: &&Published| message.subject.ends_with(".ready");
+    let is_ready = |message: &&Published| message.event["data"]["meetStatus"] == "READY";
     world.until_published("all links", |all| all.iter().filter(is_ready).count() == EVENTS).await;
     served.stop().await;
 
@@ -189,7 +186,7 @@ async fn the_api_goes_on_with_the_trace_of_its_caller() {
         ("/api/google/meet/{sessionId}", "404")
     );
     assert!(!span.is_error, "a 404 is not our failure");
-    assert_eq!(collector.names(), [span.name.clone()], "health checks are not traced");
+    assert_eq!(collector.names(), [span.name.as_str()], "health checks are not traced");
     assert!(!format!("{span:?}").contains(&token));
 }
 
