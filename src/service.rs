@@ -3,6 +3,7 @@
 //! The API comes up first, so that `/livez` answers and `/readyz` says what is missing while the database or NATS are
 //! still away. Nothing that can come back later ends the process.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,11 @@ use crate::telemetry::{Chain, Metrics};
 
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
 const REPAIRS_MAX: i64 = 2;
+
+/// The loops end within this time after a shutdown was asked for: a call to Google that was begun may take 20 s, and its
+/// result 5 s to be kept. What is under way then is dropped, as when the process is killed, and picked up after the next
+/// start. Each part has bounds of its own that are shorter where it waits for something that is away.
+const LOOPS_DRAIN: Duration = Duration::from_secs(25);
 
 /// A service that runs.
 #[derive(Debug)]
@@ -185,7 +191,8 @@ impl Loops {
         let wake = Arc::clone(&self.wake);
         let reconciler = self.reconciler();
         let mut loops = JoinSet::new();
-        loops.spawn(consumer::run(ConsumerContext {
+        let mut names = HashMap::new();
+        let ingest = loops.spawn(consumer::run(ConsumerContext {
             nats: self.config.nats.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
@@ -195,22 +202,43 @@ impl Loops {
             pace: consumer::Pace::default(),
             cancel: shutdown.token(),
         }));
-        loops.spawn(outbox::run(OutboxContext {
+        names.insert(ingest.id(), "ingest");
+        let results = loops.spawn(outbox::run(OutboxContext {
             nats: self.config.nats.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
             health: Arc::new(OutboxHealth::default()),
             cancel: shutdown.token(),
         }));
+        names.insert(results.id(), "results");
         let caught_up = self.health.caught_up();
         let cancel = shutdown.token();
-        loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });
-        while let Some(ended) = loops.join_next().await {
-            if let Err(error) = ended {
-                error!(%error, "a loop panicked; stopping");
-                shutdown.ask();
+        let reconcile = loops.spawn(async move { reconciler.run(wake, caught_up, cancel).await });
+        names.insert(reconcile.id(), "reconciler");
+        let overdue = async {
+            shutdown.asked().await;
+            tokio::time::sleep(LOOPS_DRAIN).await;
+        };
+        tokio::pin!(overdue);
+        loop {
+            let ended = tokio::select! {
+                ended = loops.join_next_with_id() => ended,
+                () = &mut overdue => break,
+            };
+            match ended {
+                None => return,
+                Some(Ok((id, ()))) => drop(names.remove(&id)),
+                Some(Err(error)) => {
+                    names.remove(&error.id());
+                    error!(%error, "a loop panicked; stopping");
+                    shutdown.ask();
+                }
             }
         }
+        let unfinished = names.into_values().collect::<Vec<_>>().join(", ");
+        let seconds = LOOPS_DRAIN.as_secs();
+        warn!(unfinished, seconds, "not done by the end of the drain; dropped, and picked up after the next start");
+        loops.abort_all();
     }
 
     fn reconciler(&self) -> Reconciler {
@@ -246,7 +274,14 @@ async fn prepare(store: &Store, shutdown: &Shutdown) -> bool {
     let mut reconnect = Reconnect::default();
     let jitter = Jitter::from_system();
     loop {
-        match migrate(store).await {
+        let migrated = tokio::select! {
+            // First, so that a schema that is prepared at once is, whatever was asked for.
+            biased;
+            migrated = migrate(store) => migrated,
+            // A database that accepts connections and says nothing must not hold up the end.
+            () = shutdown.asked() => return false,
+        };
+        match migrated {
             Ok(()) => return true,
             Err(error) if error.is_transient() => {
                 warn!(error = %Chain(&error), "waiting for the database");

@@ -22,6 +22,7 @@ mod dead_letters;
 mod documents;
 mod epochs;
 mod ingest;
+mod many;
 mod opening;
 mod outbox;
 mod postgres;
@@ -87,7 +88,7 @@ pub struct RawMessage {
     pub subject: String,
     /// Headers as `name: value` pairs, in order.
     pub headers: Vec<(String, String)>,
-    /// The payload, at most what the server lets through; [`DeadLetter`] keeps the first 256 KiB of it.
+    /// The payload, at most what the server lets through; [`DeadLetter`] keeps it whole up to 8 MiB.
     pub payload: bytes::Bytes,
 }
 

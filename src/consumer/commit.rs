@@ -5,9 +5,11 @@ use std::time::Duration;
 use async_nats::Subject;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::ConsumerContext;
+use super::pull::HAND_BACK;
 use crate::crash;
 use crate::model::Place;
 use crate::nats::Connection;
@@ -100,6 +102,26 @@ impl Committer {
 
     async fn committed(&self, group: &Group, report: FoldReport) {
         crash::here("after_fold");
+        // While the server is away the library takes some thousand messages and then keeps the next one waiting.
+        tokio::select! {
+            () = self.acknowledge(group, &report) => {}
+            () = self.after_the_end() => tracing::debug!("the server is away; what was committed comes again"),
+        }
+        crash::here("after_ack");
+        let shapes = group.incoming.iter().map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
+        self.context.health.committed(report.outcomes.iter().zip(shapes), &report.position);
+        if report.work_due {
+            self.context.wake.notify_one();
+        }
+        for sequence in report.displaced {
+            tokio::select! {
+                () = self.complete(sequence) => {}
+                () = self.after_the_end() => return,
+            }
+        }
+    }
+
+    async fn acknowledge(&self, group: &Group, report: &FoldReport) {
         let client = &self.connection.client;
         for ((reply, incoming), outcome) in group.replies.iter().zip(&group.incoming).zip(&report.outcomes) {
             let body = match (outcome, &incoming.decoded) {
@@ -112,15 +134,12 @@ impl Committer {
                 tracing::debug!(%error, sequence = incoming.sequence, "could not acknowledge");
             }
         }
-        crash::here("after_ack");
-        let shapes = group.incoming.iter().map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
-        self.context.health.committed(report.outcomes.iter().zip(shapes), &report.position);
-        if report.work_due {
-            self.context.wake.notify_one();
-        }
-        for sequence in report.displaced {
-            self.complete(sequence).await;
-        }
+    }
+
+    /// Returns a little after the session ended.
+    async fn after_the_end(&self) {
+        self.abandon.cancelled().await;
+        tokio::time::sleep(HAND_BACK).await;
     }
 
     /// Reads back a message that lost its place to an earlier one after it had been folded. What fails here is done at
@@ -139,13 +158,18 @@ impl Committer {
     }
 }
 
-/// Tells the server to deliver these again at once.
+/// Tells the server to deliver these again at once, if it can be reached.
 pub(super) async fn hand_back(connection: &Connection, replies: &[Subject]) {
-    for reply in replies {
-        if let Err(error) = connection.client.publish(reply.clone(), Bytes::from_static(b"-NAK")).await {
-            tracing::debug!(%error, "could not hand a message back; it comes again after ack_wait");
-            return;
+    let handed_back = async {
+        for reply in replies {
+            connection.client.publish(reply.clone(), Bytes::from_static(b"-NAK")).await.map_err(|error| error.to_string())?;
         }
+        Ok::<_, String>(())
+    };
+    match timeout(HAND_BACK, handed_back).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(error, "could not hand messages back; they come again after ack_wait"),
+        Err(_) => tracing::debug!("the server is away; what was under way comes again after ack_wait"),
     }
 }
 

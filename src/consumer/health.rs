@@ -153,6 +153,7 @@ impl Health {
         let mut state = self.lock();
         state.groups += 1;
         state.last_error = None;
+        let mut counts = BTreeMap::<(&'static str, &'static str), u64>::new();
         for (outcome, shape) in messages {
             let outcome = match outcome {
                 FoldOutcome::Folded(Outcome::Applied) => "applied",
@@ -164,16 +165,12 @@ impl Health {
                     "dead_letter"
                 }
             };
-            *state.outcomes.entry(outcome).or_default() += 1;
-            let shape = match shape {
-                Some(Shape::Structured) => "structured",
-                Some(Shape::Binary) => "binary",
-                Some(Shape::Nest) => "nest",
-                Some(Shape::Bare) => "bare",
-                None => "unknown",
-            };
-            *state.shapes.entry(shape).or_default() += 1;
-            self.metrics.events.get_or_create(&EventLabels { shape, outcome }).inc();
+            *counts.entry((outcome, shape.map_or("unknown", Shape::as_str))).or_default() += 1;
+        }
+        for ((outcome, shape), count) in counts {
+            *state.outcomes.entry(outcome).or_default() += count;
+            *state.shapes.entry(shape).or_default() += count;
+            self.metrics.events.get_or_create(&EventLabels { shape, outcome }).inc_by(count);
         }
         self.moved(state, position);
     }

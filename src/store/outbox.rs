@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 
+use super::many::{Insert, Type};
 use super::sql::{Sql, Tx, args, batch, both, with_batch};
 use super::{OutboxMessage, Result, Store};
 use crate::model::UnixMillis;
 use crate::status::Document;
 
 /// A result before it has its place in the order.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct Draft {
     message_id: String,
     key: String,
@@ -56,15 +57,33 @@ pub(super) async fn append(tx: &mut Tx, drafts: &[Draft]) -> Result<()> {
     if drafts.is_empty() {
         return Ok(());
     }
-    tx.execute(APPEND, vec![batch(drafts)]).await.map(drop)
+    let values = drafts.iter().flat_map(|draft| {
+        [
+            draft.message_id.as_str().into(),
+            draft.key.as_str().into(),
+            draft.subject.as_str().into(),
+            draft.payload.as_str().into(),
+            draft.traceparent.as_deref().into(),
+            draft.created_at_ms.into(),
+        ]
+    });
+    tx.insert(&APPEND, values.collect()).await
 }
 
-/// `json_each` gives elements in order, and so does `jsonb_to_recordset`: ids grow in the order of the drafts.
-const APPEND: Sql = with_batch!(
-    "INSERT INTO outbox (message_id, key, subject, payload, traceparent, created_at_ms) SELECT * FROM ",
-    [message_id text, key text, subject text, payload text, traceparent text, created_at_ms bigint],
-    " AS batch"
-);
+/// Rows are inserted in the order in which they are given, so ids grow in the order of the drafts.
+static APPEND: Insert = Insert {
+    table: "outbox",
+    columns: &[
+        ("message_id", Type::Text),
+        ("key", Type::Text),
+        ("subject", Type::Text),
+        ("payload", Type::Text),
+        ("traceparent", Type::Text),
+        ("created_at_ms", Type::Int),
+    ],
+    constants: &[],
+    after: "",
+};
 
 const IS_WAITING: Sql = both("SELECT id FROM outbox ORDER BY id LIMIT 1");
 

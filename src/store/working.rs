@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::Serialize;
 
 use super::rows::{
-    EventColumns, KeptDocument, NewEventColumns, SessionColumns, event_columns, list_start, read_document, read_event,
-    read_session, session_columns,
+    ASSIGN_EVENTS, EVENTS, INSERT_EVENTS, INSERT_NEW_EVENTS, INSERT_SESSIONS, KNOWN, KeptDocument, Known,
+    REPLACE_EVENTS, REPLACE_SESSIONS, SESSIONS, append_assigned, append_new_event, event_columns, is_as_new,
+    is_assigned, list_start, read_document, read_event, read_known, read_session, session_columns,
 };
-use super::sql::{Sql, Tx, batch, session_ids, with_batch};
+use super::sql::{Sql, Tx, batch, with_batch};
 use super::{Result, outbox};
 use crate::model::{SessionId, TeacherId, UnixMillis};
 use crate::plan::{self, MeetEvent};
@@ -32,19 +33,22 @@ pub(super) struct Entry {
     desired_hash: Option<String>,
     document: Option<KeptDocument>,
     is_session_changed: bool,
-    changed_rows: BTreeSet<i64>,
-    /// Ordinals that the database holds.
-    stored_rows: BTreeSet<i64>,
+    /// Changed rows by ordinal, each with what the database holds; `None` for one that it does not hold.
+    changed_rows: BTreeMap<i64, Option<MeetEvent>>,
 }
 
 impl Entry {
     /// Replaces the row of the same ordinal, or adds it.
     pub(super) fn put_row(&mut self, row: MeetEvent) {
-        self.changed_rows.insert(row.ordinal);
-        match self.rows.binary_search_by_key(&row.ordinal, |known| known.ordinal) {
-            Ok(at) => self.rows[at] = row,
-            Err(at) => self.rows.insert(at, row),
-        }
+        let ordinal = row.ordinal;
+        let before = match self.rows.binary_search_by_key(&ordinal, |known| known.ordinal) {
+            Ok(at) => Some(std::mem::replace(&mut self.rows[at], row)),
+            Err(at) => {
+                self.rows.insert(at, row);
+                None
+            }
+        };
+        self.changed_rows.entry(ordinal).or_insert(before);
     }
 
     /// The row of that ordinal.
@@ -71,16 +75,33 @@ pub(super) struct Saved {
 #[derive(Debug, Default)]
 pub(super) struct Working {
     entries: HashMap<SessionId, Entry>,
+    /// Sessions that exist and get another content before anything is asked of them.
+    replaced: HashMap<SessionId, Replaced>,
     /// In the order in which they were changed first, so that results come out in the order of the group.
     touched: Vec<SessionId>,
+}
+
+/// What stays of a session whose content is replaced.
+#[derive(Debug)]
+struct Replaced {
+    known: Known,
+    rows: Vec<MeetEvent>,
+}
+
+impl Known {
+    /// Reads what is known of those of the sessions that exist.
+    pub(super) async fn load(tx: &mut Tx, ids: &BTreeSet<&SessionId>) -> Result<HashMap<SessionId, Self>> {
+        let keys = ids.iter().map(|id| id.as_str().to_owned()).collect();
+        tx.select(&KNOWN, keys).await?.iter().map(read_known).collect()
+    }
 }
 
 impl Working {
     /// Loads those of the sessions that exist, with all their rows.
     pub(super) async fn load<'a>(tx: &mut Tx, ids: impl IntoIterator<Item = &'a SessionId>) -> Result<Self> {
-        let ids = session_ids(ids);
+        let ids: Vec<_> = ids.into_iter().map(|id| id.as_str().to_owned()).collect();
         let mut entries = HashMap::new();
-        for row in tx.rows(SessionColumns::BY_SESSION, vec![ids.clone()]).await? {
+        for row in tx.select(&SESSIONS, ids.clone()).await? {
             let session = read_session(&row)?;
             let entry = Entry {
                 traceparent: row.get("traceparent")?,
@@ -88,23 +109,35 @@ impl Working {
                 desired_hash: Some(row.get("desired_hash")?),
                 document: Some(read_document(&row)?),
                 is_session_changed: false,
-                changed_rows: BTreeSet::new(),
-                stored_rows: BTreeSet::new(),
+                changed_rows: BTreeMap::new(),
                 session,
             };
             entries.insert(entry.session.id.clone(), entry);
         }
         if !entries.is_empty() {
-            for row in tx.rows(EventColumns::BY_SESSION, vec![ids]).await? {
-                let event = read_event(&row)?;
-                // They come in the order of their ordinals; the foreign key promises the session.
-                if let Some(entry) = entries.get_mut(&event.session) {
-                    entry.stored_rows.insert(event.ordinal);
-                    entry.rows.push(event);
+            for row in load_rows(tx, ids).await? {
+                // The foreign key promises the session.
+                if let Some(entry) = entries.get_mut(&row.session) {
+                    entry.rows.push(row);
                 }
             }
         }
-        Ok(Self { entries, touched: Vec::new() })
+        Ok(Self { entries, ..Self::default() })
+    }
+
+    /// Loads the rows of sessions that [`Working::put`] will give another content and another version.
+    pub(super) async fn load_replaced(&mut self, tx: &mut Tx, sessions: Vec<(SessionId, Known)>) -> Result<()> {
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let ids = sessions.iter().map(|(id, _)| id.as_str().to_owned()).collect();
+        self.replaced.extend(sessions.into_iter().map(|(id, known)| (id, Replaced { known, rows: Vec::new() })));
+        for row in load_rows(tx, ids).await? {
+            if let Some(session) = self.replaced.get_mut(&row.session) {
+                session.rows.push(row);
+            }
+        }
+        Ok(())
     }
 
     /// The sessions that exist.
@@ -134,15 +167,16 @@ impl Working {
             return;
         }
         let id = session.id.clone();
+        let (rows, known) = self.replaced.remove(&id).map(|replaced| (replaced.rows, replaced.known)).unzip();
+        let (desired_hash, document) = known.map(|known| (known.desired_hash, known.document)).unzip();
         let entry = Entry {
             session,
             traceparent,
-            rows: Vec::new(),
-            desired_hash: None,
-            document: None,
+            rows: rows.unwrap_or_default(),
+            desired_hash,
+            document,
             is_session_changed: true,
-            changed_rows: BTreeSet::new(),
-            stored_rows: BTreeSet::new(),
+            changed_rows: BTreeMap::new(),
         };
         self.entries.insert(id, entry);
     }
@@ -167,7 +201,7 @@ impl Working {
             }
         }
 
-        let mut sessions = Vec::new();
+        let (mut new_sessions, mut sessions) = (Vec::new(), Vec::new());
         let mut documents = Vec::new();
         let mut results = Vec::new();
         let mut fresh = Vec::with_capacity(ids.len());
@@ -182,7 +216,8 @@ impl Working {
             if entry.is_session_changed {
                 let hash = entry.desired_hash.as_deref().expect("set above for every changed session");
                 let traceparent = entry.traceparent.as_deref();
-                sessions.push(session_columns(&entry.session, hash, traceparent, document, kept));
+                let columns = session_columns(&entry.session, hash, traceparent, document, kept);
+                columns.append_to(if entry.document.is_some() { &mut sessions } else { &mut new_sessions });
             } else if changed.is_some() {
                 documents.push(DocumentColumns {
                     session_id: id.as_str(),
@@ -198,9 +233,8 @@ impl Working {
                 saved.changed.push(id.clone());
             }
         }
-        if !sessions.is_empty() {
-            tx.execute(SessionColumns::UPSERT, vec![batch(&sessions)]).await?;
-        }
+        tx.insert(&INSERT_SESSIONS, new_sessions).await?;
+        tx.insert(&REPLACE_SESSIONS, sessions).await?;
         if !documents.is_empty() {
             tx.execute(UPDATE_DOCUMENTS, vec![batch(&documents)]).await?;
         }
@@ -217,22 +251,22 @@ impl Working {
 
     /// Writes the changed rows of the sessions and brings their calendars forward; says when the first is due.
     async fn write_rows(&self, tx: &mut Tx, ids: &[SessionId]) -> Result<Option<UnixMillis>> {
-        let (mut new, mut changed) = (Vec::new(), Vec::new());
+        let [mut new, mut inserted, mut assigned, mut replaced] = [const { Vec::new() }; 4];
         for entry in ids.iter().map(|id| &self.entries[id]) {
-            for row in entry.rows.iter().filter(|row| entry.changed_rows.contains(&row.ordinal)) {
-                let is_stored = entry.stored_rows.contains(&row.ordinal);
-                match NewEventColumns::of(row).filter(|_| !is_stored) {
-                    Some(columns) => new.push(columns),
-                    None => changed.push(event_columns(row)),
+            for (ordinal, before) in &entry.changed_rows {
+                let row = entry.row(*ordinal).expect("changed rows are kept");
+                match before {
+                    None if is_as_new(row) => append_new_event(row, &mut new),
+                    None => event_columns(row).append_to(&mut inserted),
+                    Some(before) if is_assigned(before, row) => append_assigned(row, &mut assigned),
+                    Some(_) => event_columns(row).append_to(&mut replaced),
                 }
             }
         }
-        if !new.is_empty() {
-            tx.execute(NewEventColumns::INSERT, vec![batch(&new)]).await?;
-        }
-        if !changed.is_empty() {
-            tx.execute(EventColumns::UPSERT, vec![batch(&changed)]).await?;
-        }
+        tx.insert(&INSERT_NEW_EVENTS, new).await?;
+        tx.insert(&INSERT_EVENTS, inserted).await?;
+        tx.insert(&ASSIGN_EVENTS, assigned).await?;
+        tx.insert(&REPLACE_EVENTS, replaced).await?;
         let due = self.due(ids);
         if !due.is_empty() {
             let due: Vec<_> = due
@@ -252,7 +286,7 @@ impl Working {
     fn due(&self, ids: &[SessionId]) -> BTreeMap<TeacherId, Due> {
         let mut calendars = BTreeMap::<TeacherId, Due>::new();
         for entry in ids.iter().map(|id| &self.entries[id]) {
-            let changed = entry.rows.iter().filter(|row| entry.changed_rows.contains(&row.ordinal));
+            let changed = entry.changed_rows.keys().filter_map(|ordinal| entry.row(*ordinal));
             for row in changed.filter(|row| !row.phase.is_final()) {
                 let Some(at) = row.next_attempt_at else { continue };
                 let soonest =
@@ -263,6 +297,13 @@ impl Working {
         }
         calendars
     }
+}
+
+/// The rows of sessions, those of each by ordinal.
+async fn load_rows(tx: &mut Tx, ids: Vec<String>) -> Result<Vec<MeetEvent>> {
+    let mut rows = tx.select(&EVENTS, ids).await?.iter().map(read_event).collect::<Result<Vec<_>>>()?;
+    rows.sort_by_key(|row| row.ordinal);
+    Ok(rows)
 }
 
 #[derive(Debug)]

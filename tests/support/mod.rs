@@ -2,6 +2,7 @@
 
 pub mod gate;
 pub mod google;
+pub mod lifeline;
 pub mod nats;
 pub mod postgres;
 pub mod process;
