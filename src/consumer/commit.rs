@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,8 @@ use crate::telemetry::Chain;
 pub(super) struct Group {
     pub(super) incoming: Vec<Incoming>,
     pub(super) replies: Vec<Subject>,
+    /// The one message in it may be what kills the process: what came before it is acknowledged first.
+    pub(super) is_suspect: bool,
 }
 
 /// How long a transaction that is under way may still take once the session ends.
@@ -39,22 +41,50 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) async fn run(self, mut groups: mpsc::Receiver<Group>) {
-        while let Some(group) = groups.recv().await {
-            if self.abandon.is_cancelled() {
-                hand_back(&self.connection, &group.replies).await;
-            } else {
-                self.commit(group).await;
+        let (committed, acknowledgements) = mpsc::channel(1);
+        let acknowledger = Acknowledger {
+            context: self.context.clone(),
+            connection: self.connection.clone(),
+            record: self.record.clone(),
+            abandon: self.abandon.clone(),
+        };
+        let commit = async move {
+            while let Some(group) = groups.recv().await {
+                if self.abandon.is_cancelled() {
+                    hand_back(&self.connection, &group.replies).await;
+                    continue;
+                }
+                if group.is_suspect {
+                    let (idle, is_idle) = oneshot::channel();
+                    committed.send(Step::Tell(idle)).await.ok();
+                    is_idle.await.ok();
+                }
+                self.commit(group, &committed).await;
             }
+        };
+        // A task of its own, so that one group is acknowledged while the next one is folded.
+        let acknowledged = tokio::spawn(acknowledger.run(acknowledgements));
+        commit.await;
+        if let Err(error) = acknowledged.await {
+            tracing::error!(%error, "acknowledging ended in a panic; what was committed is delivered again");
         }
     }
 
     /// Folds the group, again and again while the database is away. Where it refuses, message by message, so that one
     /// that no database keeps becomes a dead letter and never stops the others.
-    async fn commit(&self, mut group: Group) {
+    async fn commit(&self, mut group: Group, committed: &mpsc::Sender<Step>) {
         let mut failures = 0_u32;
         loop {
             let error = match self.fold(&group.incoming).await {
-                Some(Ok(report)) => return self.committed(&group, report).await,
+                Some(Ok(report)) => {
+                    crash::here("after_fold");
+                    if report.work_due {
+                        self.context.wake.notify_one();
+                    }
+                    // The other end is there until this one is dropped, unless it panicked; then nothing is acknowledged.
+                    committed.send(Step::Acknowledge(group, report)).await.ok();
+                    return;
+                }
                 Some(Err(error)) => error,
                 None => return hand_back(&self.connection, &group.replies).await,
             };
@@ -62,8 +92,8 @@ impl Committer {
             if is_refusal && group.incoming.len() > 1 {
                 tracing::warn!(error = %Chain(&error), "the database refused a group; folding its messages one by one");
                 for (incoming, reply) in group.incoming.into_iter().zip(group.replies) {
-                    let alone = Group { incoming: vec![incoming], replies: vec![reply] };
-                    Box::pin(self.commit(alone)).await;
+                    let alone = Group { incoming: vec![incoming], replies: vec![reply], is_suspect: false };
+                    Box::pin(self.commit(alone, committed)).await;
                 }
                 return;
             }
@@ -100,8 +130,36 @@ impl Committer {
         }
     }
 
+}
+
+/// What is done after a commit.
+enum Step {
+    /// Acknowledges a group.
+    Acknowledge(Group, FoldReport),
+    /// Says that everything before is acknowledged.
+    Tell(oneshot::Sender<()>),
+}
+
+/// Acknowledges what is committed, in the order of the commits.
+struct Acknowledger {
+    context: ConsumerContext,
+    connection: Connection,
+    record: EpochRecord,
+    abandon: CancellationToken,
+}
+
+impl Acknowledger {
+    async fn run(self, mut steps: mpsc::Receiver<Step>) {
+        while let Some(step) = steps.recv().await {
+            match step {
+                Step::Acknowledge(group, report) => self.committed(&group, report).await,
+                // Who asked may be gone.
+                Step::Tell(idle) => drop(idle.send(())),
+            }
+        }
+    }
+
     async fn committed(&self, group: &Group, report: FoldReport) {
-        crash::here("after_fold");
         // While the server is away the library takes some thousand messages and then keeps the next one waiting.
         tokio::select! {
             () = self.acknowledge(group, &report) => {}
@@ -110,9 +168,6 @@ impl Committer {
         crash::here("after_ack");
         let shapes = group.incoming.iter().map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
         self.context.health.committed(report.outcomes.iter().zip(shapes), &report.position);
-        if report.work_due {
-            self.context.wake.notify_one();
-        }
         for sequence in report.displaced {
             tokio::select! {
                 () = self.complete(sequence) => {}

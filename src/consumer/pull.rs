@@ -203,7 +203,7 @@ impl<'a> Session<'a> {
 
     /// Whether another message may be read: never more than one group and one suspect are in the making.
     fn has_room(&self) -> bool {
-        !self.is_full() && self.suspect.is_none()
+        !self.is_full() && self.suspect.is_none() && !self.group.is_suspect
     }
 
     fn is_full(&self) -> bool {
@@ -272,6 +272,7 @@ impl<'a> Session<'a> {
                 self.suspect = Some((incoming, reply));
                 return Ok(());
             }
+            self.group.is_suspect = true;
         } else if self.group.incoming.is_empty() {
             self.linger_until = Instant::now() + LINGER;
         }
@@ -319,6 +320,7 @@ impl<'a> Session<'a> {
         self.ready = false;
         if let Some((incoming, reply)) = self.suspect.take() {
             self.push(incoming, reply);
+            self.group.is_suspect = true;
             self.ready = true;
         }
         self.work.context.health.received(self.lag, std::mem::take(&mut self.redelivered));

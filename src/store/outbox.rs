@@ -3,25 +3,20 @@
 use serde::Serialize;
 
 use super::many::{Insert, Type};
-use super::sql::{Sql, Tx, args, batch, both, with_batch};
+use super::sql::{Sql, Value, args, batch, both, with_batch};
 use super::{OutboxMessage, Result, Store};
 use crate::model::UnixMillis;
 use crate::status::Document;
 
-/// A result before it has its place in the order.
-#[derive(Debug)]
-pub(super) struct Draft {
-    message_id: String,
-    key: String,
-    subject: String,
-    payload: String,
-    traceparent: Option<String>,
-    created_at_ms: i64,
-}
-
-/// The CloudEvent that says that a status document changed.
-pub(super) fn status_changed(document: &Document, json: &str, traceparent: Option<&str>, now: UnixMillis) -> Draft {
-    let message_id = message_id(now);
+/// The CloudEvent that says that a status document changed, as a row of [`APPEND`].
+pub(super) fn append_status_changed(
+    document: &Document,
+    json: &str,
+    traceparent: Option<&str>,
+    ids: &mut MessageIds,
+    values: &mut Vec<Value>,
+) {
+    let (message_id, now) = (ids.next(), ids.now);
     let session = document.session.as_str();
     let trace = traceparent.map_or_else(String::new, |trace| {
         format!(r#""traceparent":{},"#, serde_json::to_string(trace).expect("a text always serialises"))
@@ -33,45 +28,52 @@ pub(super) fn status_changed(document: &Document, json: &str, traceparent: Optio
             r#""type":"meet.StatusChanged.v1","subject":"{}","time":"{}",{}"#,
             r#""datacontenttype":"application/json","data":{}}}"#
         ),
-        message_id, session, now, trace, json
+        message_id, session, ids.time, trace, json
     );
-    Draft {
-        message_id,
-        key: session.to_owned(),
-        subject: format!("meet.session.{session}.{}", document.meet_status.as_str().to_ascii_lowercase()),
-        payload,
-        traceparent: traceparent.map(str::to_owned),
-        created_at_ms: now.get(),
-    }
+    let subject = format!("meet.session.{session}.{}", document.meet_status.as_str().to_ascii_lowercase());
+    values.extend([
+        message_id.into(),
+        session.into(),
+        subject.into(),
+        payload.into(),
+        traceparent.into(),
+        now.into(),
+    ]);
 }
 
-/// A UUIDv7 (RFC 9562 §5.7) of that time.
-fn message_id(now: UnixMillis) -> String {
-    let ms = u64::try_from(now.get()).unwrap_or(0);
-    let nanos = u32::try_from(ms % 1000 * 1_000_000).expect("less than a second of nanoseconds fits");
-    uuid::Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, ms / 1000, nanos)).to_string()
+/// UUIDv7s (RFC 9562 §5.7) of one time. Randomness is asked for in bulk: each time is a system call.
+#[derive(Debug)]
+pub(super) struct MessageIds {
+    now: UnixMillis,
+    /// The time as text.
+    time: String,
+    random: [u8; 64 * RANDOM_BYTES],
+    used: usize,
 }
 
-/// Appends results in order.
-pub(super) async fn append(tx: &mut Tx, drafts: &[Draft]) -> Result<()> {
-    if drafts.is_empty() {
-        return Ok(());
+/// Random bytes of one id.
+const RANDOM_BYTES: usize = 10;
+
+impl MessageIds {
+    pub(super) fn of(now: UnixMillis) -> Self {
+        let random = [0; 64 * RANDOM_BYTES];
+        Self { now, time: now.to_rfc3339(), random, used: random.len() }
     }
-    let values = drafts.iter().flat_map(|draft| {
-        [
-            draft.message_id.as_str().into(),
-            draft.key.as_str().into(),
-            draft.subject.as_str().into(),
-            draft.payload.as_str().into(),
-            draft.traceparent.as_deref().into(),
-            draft.created_at_ms.into(),
-        ]
-    });
-    tx.insert(&APPEND, values.collect()).await
+
+    fn next(&mut self) -> String {
+        if self.used == self.random.len() {
+            getrandom::fill(&mut self.random).expect("the system gives random bytes");
+            self.used = 0;
+        }
+        let bytes = self.random[self.used..].first_chunk().expect("the buffer holds a whole number of them");
+        self.used += RANDOM_BYTES;
+        let ms = u64::try_from(self.now.get()).unwrap_or(0);
+        uuid::Builder::from_unix_timestamp_millis(ms, bytes).into_uuid().to_string()
+    }
 }
 
 /// Rows are inserted in the order in which they are given, so ids grow in the order of the drafts.
-static APPEND: Insert = Insert {
+pub(super) static APPEND: Insert = Insert {
     table: "outbox",
     columns: &[
         ("message_id", Type::Text),

@@ -5,6 +5,8 @@
 //! (PostgreSQL), so 256 rows cost one round trip to the database's thread or server and one prepared statement, whatever
 //! their number. Deliberately absent: statement texts put together at run time.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
@@ -145,8 +147,8 @@ pub(super) use by_session;
 pub(super) enum Value {
     /// A whole number or a time.
     Int(Option<i64>),
-    /// A text.
-    Text(Option<String>),
+    /// A text, in one allocation: a group has tens of thousands.
+    Text(Option<Arc<str>>),
     /// Bytes.
     Bytes(Option<Vec<u8>>),
     /// A flag.
@@ -171,10 +173,10 @@ value_from! {
     Option<i64> => |value| Self::Int(value);
     UnixMillis => |value| Self::Int(Some(value.get()));
     Option<UnixMillis> => |value| Self::Int(value.map(UnixMillis::get));
-    &str => |value| Self::Text(Some(value.to_owned()));
-    String => |value| Self::Text(Some(value));
-    Option<&str> => |value| Self::Text(value.map(str::to_owned));
-    Option<String> => |value| Self::Text(value);
+    &str => |value| Self::Text(Some(value.into()));
+    String => |value| Self::Text(Some(value.into()));
+    Option<&str> => |value| Self::Text(value.map(Into::into));
+    Option<String> => |value| Self::Text(value.map(Into::into));
     &[u8] => |value| Self::Bytes(Some(value.to_vec()));
     Option<&[u8]> => |value| Self::Bytes(value.map(<[u8]>::to_vec));
 }
@@ -192,7 +194,7 @@ pub(super) fn batch<T: Serialize>(rows: &[T]) -> Value {
     let json = serde_json::to_string(rows).expect("structs of texts and numbers always serialise");
     // A NUL would fail the whole batch in PostgreSQL, and go on failing it; see [`without_nul`].
     let json = if json.contains("\\u0000") { batch_without_nul(&json) } else { json };
-    Value::Text(Some(json))
+    Value::Text(Some(json.into()))
 }
 
 fn batch_without_nul(json: &str) -> String {
@@ -257,7 +259,7 @@ fn for_postgres(
 fn without_nul(args: Vec<Value>) -> Vec<Value> {
     args.into_iter()
         .map(|value| match value {
-            Value::Text(Some(text)) if text.contains('\0') => Value::Text(Some(text.replace('\0', "\u{fffd}"))),
+            Value::Text(Some(text)) if text.contains('\0') => Value::Text(Some(text.replace('\0', "\u{fffd}").into())),
             other => other,
         })
         .collect()
@@ -478,7 +480,7 @@ fn arrays(
     for (at, value) in values.enumerate() {
         match (&mut columns[at % width], value) {
             (Array::Int(column), Value::Int(value)) => column.push(value),
-            (Array::Text(column), Value::Text(value)) => column.push(value),
+            (Array::Text(column), Value::Text(value)) => column.push(value.map(|text| text.as_ref().to_owned())),
             (Array::Bool(column), Value::Bool(value)) => column.push(value),
             (_, value) => unreachable!("the structs of rows know the types of their columns, and {value:?} is none"),
         }
