@@ -52,7 +52,9 @@ impl Shutdown {
             std::thread::spawn(move || tracing::info!(signal = name, "draining; the same signal again stops at once"));
             match tokio::time::timeout(DRAIN_MAX, next()).await {
                 Ok((name, number)) => {
-                    last_words(format!("{name} again: stopping at once; work under way is picked up after the next start"));
+                    last_words(format!(
+                        "{name} again: stopping at once; work under way is picked up after the next start"
+                    ));
                     std::process::exit(128 + number);
                 }
                 Err(_) => {

@@ -129,7 +129,6 @@ impl Committer {
             () = self.abandon.cancelled() => tokio::time::timeout(LAST_COMMIT, fold).await.ok(),
         }
     }
-
 }
 
 /// What is done after a commit.
@@ -217,7 +216,11 @@ impl Acknowledger {
 pub(super) async fn hand_back(connection: &Connection, replies: &[Subject]) {
     let handed_back = async {
         for reply in replies {
-            connection.client.publish(reply.clone(), Bytes::from_static(b"-NAK")).await.map_err(|error| error.to_string())?;
+            connection
+                .client
+                .publish(reply.clone(), Bytes::from_static(b"-NAK"))
+                .await
+                .map_err(|error| error.to_string())?;
         }
         Ok::<_, String>(())
     };

@@ -340,7 +340,8 @@ impl<'a> Session<'a> {
         let coming = self.pulls.iter().map(|pull| pull.remaining + 1).sum::<usize>() + 1;
         let ended = if is_connected {
             let mark = format!("{}.end", self.inbox);
-            timeout(HAND_BACK, end_after(connection, &mut subscriber, self.received + coming as u64, coming, mark)).await
+            timeout(HAND_BACK, end_after(connection, &mut subscriber, self.received + coming as u64, coming, mark))
+                .await
         } else {
             // The server forgot our requests with the connection; what it had sent is all that is there.
             let unsubscribed = async { subscriber.unsubscribe().await.map_err(|error| error.to_string()) };

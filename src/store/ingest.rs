@@ -157,8 +157,8 @@ async fn load(
     for id in changed {
         let Some(known) = known.remove(*id) else { continue };
         let head = changes[id].head.and_then(|index| items[index].event());
-        let is_replaced = changes[id].details.is_some()
-            && head.is_some_and(|event| event.version != known.ranks.head.version);
+        let is_replaced =
+            changes[id].details.is_some() && head.is_some_and(|event| event.version != known.ranks.head.version);
         if is_replaced {
             replaced.push(((*id).clone(), known));
         } else {

@@ -31,14 +31,7 @@ pub(super) fn append_status_changed(
         message_id, session, ids.time, trace, json
     );
     let subject = format!("meet.session.{session}.{}", document.meet_status.as_str().to_ascii_lowercase());
-    values.extend([
-        message_id.into(),
-        session.into(),
-        subject.into(),
-        payload.into(),
-        traceparent.into(),
-        now.into(),
-    ]);
+    values.extend([message_id.into(), session.into(), subject.into(), payload.into(), traceparent.into(), now.into()]);
 }
 
 /// UUIDv7s (RFC 9562 §5.7) of one time. Randomness is asked for in bulk: each time is a system call.

@@ -119,9 +119,9 @@ pub(super) static INSERT_NEW_EVENTS: Insert = Insert {
 
 /// Whether a row is as new.
 pub(super) fn is_as_new(event: &MeetEvent) -> bool {
-    event.next_attempt_at.is_some_and(|at| {
-        *event == MeetEvent::new(event.session.clone(), event.ordinal, event.teacher.clone(), at)
-    })
+    event
+        .next_attempt_at
+        .is_some_and(|at| *event == MeetEvent::new(event.session.clone(), event.ordinal, event.teacher.clone(), at))
 }
 
 /// The values of a row for [`INSERT_NEW_EVENTS`].
@@ -220,11 +220,7 @@ pub(super) struct Known {
 /// Reads a row of [`KNOWN`].
 pub(super) fn read_known(row: &Row) -> Result<(SessionId, Known)> {
     let known = Known {
-        ranks: Ranks {
-            head: head_stamp(row)?,
-            content_hash: row.get("content_hash")?,
-            details: details_stamp(row)?,
-        },
+        ranks: Ranks { head: head_stamp(row)?, content_hash: row.get("content_hash")?, details: details_stamp(row)? },
         desired_hash: row.get("desired_hash")?,
         document: KeptDocument {
             json: String::new(),

@@ -3,7 +3,8 @@
 //!
 //! Batches are one statement each: a JSON text is bound and expanded by `json_each` (SQLite) or `jsonb_to_recordset`
 //! (PostgreSQL), so 256 rows cost one round trip to the database's thread or server and one prepared statement, whatever
-//! their number. Deliberately absent: statement texts put together at run time.
+//! their number. The rows of ingest and of results, which are many and wide, go and come as [`super::many`] says; only
+//! there are statement texts put together at run time.
 
 use std::sync::Arc;
 
@@ -237,20 +238,14 @@ macro_rules! bound {
 }
 
 /// A statement with its arguments, for SQLite.
-fn for_sqlite(
-    text: impl SqlSafeStr,
-    args: impl IntoIterator<Item = Value>,
-) -> Query<'static, Sqlite, SqliteArguments> {
+fn for_sqlite(text: impl SqlSafeStr, args: impl IntoIterator<Item = Value>) -> Query<'static, Sqlite, SqliteArguments> {
     bound!(Sqlite, text, args, |keys: Vec<String>| {
         serde_json::to_string(&keys).expect("a list of texts always serialises")
     })
 }
 
 /// A statement with its arguments, for PostgreSQL.
-fn for_postgres(
-    text: impl SqlSafeStr,
-    args: impl IntoIterator<Item = Value>,
-) -> Query<'static, Postgres, PgArguments> {
+fn for_postgres(text: impl SqlSafeStr, args: impl IntoIterator<Item = Value>) -> Query<'static, Postgres, PgArguments> {
     bound!(Postgres, text, args, |keys: Vec<String>| keys)
 }
 
@@ -361,9 +356,7 @@ impl Tx {
     pub(super) async fn execute(&mut self, sql: Sql, args: Vec<Value>) -> Result<i64> {
         let args = without_nul(args);
         let touched = match &mut self.inner {
-            TxOf::Sqlite(tx) => {
-                for_sqlite(sql.sqlite, args).execute(&mut **tx).await.map(|done| done.rows_affected())
-            }
+            TxOf::Sqlite(tx) => for_sqlite(sql.sqlite, args).execute(&mut **tx).await.map(|done| done.rows_affected()),
             TxOf::Postgres(tx) => {
                 for_postgres(sql.postgres, args).execute(&mut **tx).await.map(|done| done.rows_affected())
             }

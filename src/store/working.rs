@@ -1,5 +1,5 @@
-//! Sessions in memory for the length of one transaction: loaded in two statements, changed, and saved in a handful,
-//! however many they are. Both the fold and the reconciler's results go this way, so that rows, documents, results for
+//! Sessions in memory for the length of one transaction: loaded in two statements, changed, and saved in a handful for
+//! every 128 of them. Both the fold and the reconciler's results go this way, so that rows, documents, results for
 //! stream `MEET` and wake-ups always change together.
 //!
 //! Read-modify-write is safe here because only one transaction writes at a time, on all replicas together.
@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use futures_util::future::join;
 use serde::Serialize;
 
+use super::many::ROWS_MAX;
+use super::outbox::MessageIds;
 use super::rows::{
     ASSIGN_EVENTS, EVENTS, INSERT_EVENTS, INSERT_NEW_EVENTS, INSERT_SESSIONS, KNOWN, KeptDocument, Known,
     REPLACE_EVENTS, REPLACE_SESSIONS, SESSIONS, append_assigned, append_new_event, event_columns, is_as_new,
     is_assigned, list_start, read_document, read_event, read_known, read_session, session_columns,
 };
-use super::many::ROWS_MAX;
-use super::outbox::MessageIds;
 use super::sql::{Sql, Tx, Value, batch, with_batch};
 use super::{Result, outbox};
 use crate::model::{SessionId, TeacherId, UnixMillis};

@@ -177,7 +177,8 @@ pub async fn what_is_refused_is_kept_once(kind: Kind) {
     let mut nul = scheduled("a", 1, "t", 1);
     nul.details.as_mut().unwrap().title = "Piano\0".into();
     nul.source = Some("/a\0b".into());
-    let group = [refused(1, "ends_before_start"), large, incoming(3, nul), incoming(4, scheduled("b", 1, "t", 1)), huge];
+    let group =
+        [refused(1, "ends_before_start"), large, incoming(3, nul), incoming(4, scheduled("b", 1, "t", 1)), huge];
     for _ in 0..2 {
         let report = store.fold(EPOCH, &group, NOW).await.unwrap();
         let classes: Vec<_> = report

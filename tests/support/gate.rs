@@ -25,7 +25,8 @@ impl Gate {
         let reservation = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let address = reservation.local_addr().unwrap();
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut this = Self { address, target, _reservation: reservation, open: None, is_mute: watch::Sender::new(false) };
+        let mut this =
+            Self { address, target, _reservation: reservation, open: None, is_mute: watch::Sender::new(false) };
         this.open();
         this
     }
