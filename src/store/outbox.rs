@@ -79,7 +79,7 @@ const RELEASE: Sql = both("DELETE FROM lease WHERE name = 'outbox' AND holder = 
 const TAKE: Sql = both(
     "SELECT id, message_id, key, subject, payload, traceparent FROM outbox AS head \
      WHERE NOT EXISTS (SELECT 1 FROM outbox AS older WHERE older.key = head.key AND older.id < head.id) \
-     ORDER BY id LIMIT $1",
+     ORDER BY id LIMIT $1 + 0",
 );
 
 const DONE: Sql = with_batch!("DELETE FROM outbox WHERE id IN ", [id bigint], "");

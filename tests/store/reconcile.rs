@@ -273,6 +273,7 @@ pub async fn a_successor_takes_over_once_and_not_for_a_canceled_session(kind: Ki
     // Another account: the old event has to go and a new one takes its place.
     let retire = |row: &MeetEvent| RowWrite {
         token: lease.token,
+        from: None,
         row: MeetEvent {
             want: Want::Absent,
             settled: false,
