@@ -41,7 +41,7 @@ const LEASE_MS: i64 = 60_000;
 const LEASE_NEEDED_MS: i64 = 25_000;
 /// Rows of one calendar taken under one lease: enough to save claims, few enough that a lease does not run out and that
 /// a lesson booked for the next hour does not wait behind many later ones.
-const ROWS_PER_TEACHER: i64 = 16;
+const ROWS_PER_TEACHER: i64 = 32;
 /// Without a wake-up the database is asked this often: another process may have made rows due.
 const POLL: Duration = Duration::from_secs(1);
 /// Not more often than this because a calendar was done: its rows may be due again at any time.
@@ -64,18 +64,17 @@ pub struct Context {
     pub calendars_max: usize,
 }
 
-impl Context {
-    fn claim(&self, calendars: usize) -> Claim {
-        Claim {
-            lease_ms: LEASE_MS,
-            teachers: i64::try_from(calendars).unwrap_or(i64::MAX),
-            rows_per_teacher: ROWS_PER_TEACHER,
-        }
+/// So many calendars, each with a handful of rows.
+fn claim_of(calendars: usize) -> Claim {
+    Claim {
+        lease_ms: LEASE_MS,
+        teachers: i64::try_from(calendars).unwrap_or(i64::MAX),
+        rows_per_teacher: ROWS_PER_TEACHER,
     }
 }
 
 /// The loop.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Reconciler {
     context: Arc<Context>,
 }
@@ -88,11 +87,12 @@ impl Reconciler {
 
     /// Works until `cancel`: nothing is claimed before `caught_up`, so that it never acts on history. `wake` says that
     /// rows may have become due.
-    pub async fn run(self, wake: Arc<Notify>, caught_up: watch::Receiver<bool>, cancel: CancellationToken) {
+    pub async fn run(&self, wake: Arc<Notify>, caught_up: watch::Receiver<bool>, cancel: CancellationToken) {
         let (sender, claimed) = mpsc::unbounded_channel();
         let claims = Claims::new(Arc::clone(&self.context), caught_up.clone(), cancel.clone(), sender);
         let writer = Writer::start(Arc::clone(&self.context), claims);
-        let mut work = Work { context: self.context, writer, claimed, calendars: JoinSet::new(), cancel };
+        let context = Arc::clone(&self.context);
+        let mut work = Work { context, writer, claimed, calendars: JoinSet::new(), cancel };
         work.until_cancelled(wake, caught_up).await;
         work.finish().await;
         info!("reconciler stopped");

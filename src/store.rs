@@ -246,7 +246,7 @@ pub struct RowWrite {
     pub token: i64,
     /// What it was planned from, where that is at hand. With it little has to be read and written for the usual case that
     /// nothing else happened to the session meanwhile; without it the outcome is the same.
-    pub from: Option<Arc<Job>>,
+    pub from: Option<Origin>,
     /// The row as it should be. `want` and `desired_revision` of an existing row are *not* written unless
     /// `successor` is there (an account change): [`assign`](crate::plan::assign) owns them.
     pub row: MeetEvent,
@@ -287,6 +287,22 @@ pub struct Turned {
     pub begins: Vec<Written>,
     /// The calendars claimed.
     pub leases: Vec<TeacherLease>,
+}
+
+/// What a row was planned from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The job, as it was claimed.
+    pub job: Arc<Job>,
+    /// The row with the intent that was kept since under the same lease; `None` where none was.
+    pub begun: Option<MeetEvent>,
+}
+
+impl Origin {
+    /// The row as the database holds it, unless somebody else has changed it.
+    pub fn row(&self) -> &MeetEvent {
+        self.begun.as_ref().unwrap_or(&self.job.row)
+    }
 }
 
 /// What became of a [`RowWrite`].

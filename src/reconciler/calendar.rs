@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::claims::{Claimed, Place};
-use super::step::{self, Planned, Step};
+use super::step::{self, Admitted, Planned, Step};
 use super::writer::{Brought, Leaving, Writer};
 use super::{Context, LEASE_NEEDED_MS};
 use crate::crash;
@@ -15,7 +15,7 @@ use crate::google::error::{Class, GoogleError};
 use crate::model::UnixMillis;
 use crate::plan::{self, Account};
 use crate::retry::RetrySchedule;
-use crate::store::{Job, RowWrite, StoreError, TeacherLease, TokenStatus, Written};
+use crate::store::{Job, Origin, RowWrite, StoreError, TeacherLease, TokenStatus, Written};
 use crate::telemetry::Chain;
 
 /// A claimed calendar.
@@ -79,44 +79,43 @@ impl Calendar {
 
     /// One row: plans, keeps the intent, calls, and leaves what came of it to the next commit.
     async fn row(&mut self, job: &Arc<Job>) -> Result<Next, StoreError> {
-        let step = match self.first.take() {
-            // Begun already, so it is carried out even at the end.
-            Some(step) => step,
-            None => {
-                let now = self.context.clock.now();
-                if self.cancel.is_cancelled() || self.lease.until.since(now) < LEASE_NEEDED_MS {
-                    return Ok(Next::LeaveCalendar);
-                }
-                match step::plan_job(&self.context, &self.lease, &self.account, job, now) {
-                    Planned::Nothing => return Ok(Next::LeaveCalendar),
-                    Planned::Rest(write) => {
-                        self.records.push(write);
-                        return Ok(Next::GoOn);
-                    }
-                    Planned::Call(row, call) => {
-                        let admission = match self.context.gateway.try_admit(&self.lease.teacher, &call) {
-                            Some(admission) => admission,
-                            None => {
-                                self.keep(None).await?;
-                                let patience = step::patience(&self.lease, now);
-                                let admitted = self.context.gateway.admit(&self.lease.teacher, &call, patience).await;
-                                // The rate limit asks for a longer wait than the lease has left; the row stays due.
-                                let Some(admission) = admitted else { return Ok(Next::LeaveCalendar) };
-                                admission
-                            }
-                        };
-                        let step = Step { row, call, admission };
-                        let intent = step.intent(&self.lease, job);
-                        if !self.keep(intent).await? {
-                            // Something newer is wanted, or the lease is lost: whoever claims the row next plans anew.
-                            return Ok(Next::GoOn);
-                        }
-                        step
-                    }
-                }
+        // Begun already, so it is carried out even at the end.
+        if let Some(step) = self.first.take() {
+            return self.carry_out(job, step).await;
+        }
+        let now = self.context.clock.now();
+        if self.cancel.is_cancelled() || self.lease.until.since(now) < LEASE_NEEDED_MS {
+            return Ok(Next::LeaveCalendar);
+        }
+        let (row, call) = match step::plan_job(&self.context, &self.lease, &self.account, job, now) {
+            Planned::Nothing => return Ok(Next::LeaveCalendar),
+            Planned::Rest(write) => {
+                self.records.push(*write);
+                return Ok(Next::GoOn);
             }
+            Planned::Call(row, call) => (*row, call),
         };
+        let Some(admission) = self.admit(&call, now).await? else {
+            // The rate limit asks for a longer wait than the lease has left; the row stays due.
+            return Ok(Next::LeaveCalendar);
+        };
+        let step = Step { row, call, admission };
+        let intent = step.intent(&self.lease, job);
+        if !self.keep(intent).await? {
+            // Something newer is wanted, or the lease is lost: whoever claims the row next plans anew.
+            return Ok(Next::GoOn);
+        }
         self.carry_out(job, step).await
+    }
+
+    /// Waits for the right to make the call, as long as the lease allows; what is to be recorded does not wait with it.
+    async fn admit(&mut self, call: &Call, now: UnixMillis) -> Result<Option<Admitted>, StoreError> {
+        if let Some(admission) = self.context.gateway.try_admit(&self.lease.teacher, call) {
+            return Ok(Some(admission));
+        }
+        self.keep(None).await?;
+        let patience = step::patience(&self.lease, now);
+        Ok(self.context.gateway.admit(&self.lease.teacher, call, patience).await)
     }
 
     /// Commits what is to be recorded, and the intent; `false` when the intent was refused.
@@ -134,6 +133,7 @@ impl Calendar {
     /// Makes the call and works out what it means.
     async fn carry_out(&mut self, job: &Arc<Job>, step: Step) -> Result<Next, StoreError> {
         let Step { row, call, admission } = step;
+        let is_begun = call.is_write() && admission.is_ok();
         let (context, lease) = (&self.context, &self.lease);
         // A plan calls only on a calendar that is connected, for a row that is bound.
         let (Some(credential), Some(binding)) = (&lease.credential, &row.binding) else {
@@ -166,7 +166,7 @@ impl Calendar {
         let absorbed = plan::absorb(&situation, &call, answer, &delay);
         self.records.push(RowWrite {
             token: lease.token,
-            from: Some(Arc::clone(job)),
+            from: Some(Origin { job: Arc::clone(job), begun: is_begun.then_some(row) }),
             row: absorbed.row,
             successor: absorbed.successor,
         });

@@ -47,7 +47,7 @@ impl Claims {
     /// As much as there is room for now; nothing while the past is not known, and nothing any more at the end.
     pub(super) fn wanted(&self) -> Option<Claim> {
         let free = self.places.available_permits();
-        (free > 0 && *self.caught_up.borrow() && !self.cancel.is_cancelled()).then(|| self.context.claim(free))
+        (free > 0 && *self.caught_up.borrow() && !self.cancel.is_cancelled()).then(|| super::claim_of(free))
     }
 
     /// Prepares the first step of a calendar in `opened` and says what has to be kept before its call.

@@ -10,7 +10,10 @@ use crate::google::error::GoogleError;
 use crate::google::limits::Admission;
 use crate::model::UnixMillis;
 use crate::plan::{self, Account, MeetEvent, Plan, Situation};
-use crate::store::{Job, RowWrite, TeacherLease};
+use crate::store::{Job, Origin, RowWrite, TeacherLease};
+
+/// The place in flight of a call, or why it is not made.
+pub(super) type Admitted = Result<Admission, GoogleError>;
 
 /// A call that may be made once its intent is kept.
 #[derive(Debug)]
@@ -20,7 +23,7 @@ pub(super) struct Step {
     /// What to ask of Google.
     pub(super) call: Call,
     /// The place in flight, or why the call is not made.
-    pub(super) admission: Result<Admission, GoogleError>,
+    pub(super) admission: Admitted,
 }
 
 impl Step {
@@ -33,7 +36,7 @@ impl Step {
         let needed = self.call.is_write();
         needed.then(|| RowWrite {
             token: lease.token,
-            from: Some(Arc::clone(job)),
+            from: Some(Origin { job: Arc::clone(job), begun: None }),
             row: self.row.clone(),
             successor: None,
         })
@@ -43,9 +46,9 @@ impl Step {
 /// The plan of a row, with the call apart from it.
 pub(super) enum Planned {
     /// No call: the row as it rests.
-    Rest(RowWrite),
+    Rest(Box<RowWrite>),
     /// A call, and the row as it is kept before it.
-    Call(MeetEvent, Call),
+    Call(Box<MeetEvent>, Call),
     /// A call that cannot be made on this calendar; a plan makes none.
     Nothing,
 }
@@ -60,10 +63,13 @@ pub(super) fn plan_job(
 ) -> Planned {
     let Plan { row, successor, call } = plan::plan(&situation(context, account, job, &job.row, now));
     match call {
-        None => Planned::Rest(RowWrite { token: lease.token, from: Some(Arc::clone(job)), row, successor }),
+        None => {
+            let from = Some(Origin { job: Arc::clone(job), begun: None });
+            Planned::Rest(Box::new(RowWrite { token: lease.token, from, row, successor }))
+        }
         // A plan calls only on a calendar that is connected, for a row that is bound.
         Some(_) if lease.credential.is_none() || row.binding.is_none() => Planned::Nothing,
-        Some(call) => Planned::Call(row, call),
+        Some(call) => Planned::Call(Box::new(row), call),
     }
 }
 
@@ -83,7 +89,7 @@ pub(super) fn first(context: &Context, lease: &TeacherLease, now: UnixMillis) ->
     let job = lease.jobs.first()?;
     let Planned::Call(row, call) = plan_job(context, lease, &account(lease), job, now) else { return None };
     let admission = context.gateway.try_admit(&lease.teacher, &call)?;
-    Some(Step { row, call, admission })
+    Some(Step { row: *row, call, admission })
 }
 
 /// The teacher's grant as a plan sees it.

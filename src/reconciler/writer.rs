@@ -45,7 +45,7 @@ pub(super) struct Kept {
 
 #[derive(Debug)]
 enum Request {
-    Keep(Brought, Reply<Kept>),
+    Keep(Box<Brought>, Reply<Kept>),
     Look(Reply<()>),
 }
 
@@ -70,7 +70,7 @@ impl Writer {
 
     /// Commits what a calendar brings, all or nothing of it.
     pub(super) async fn keep(&self, brought: Brought) -> Result<Kept, StoreError> {
-        self.ask(|reply| Request::Keep(brought, reply)).await
+        self.ask(|reply| Request::Keep(Box::new(brought), reply)).await
     }
 
     /// Claims what is due, if there is room; the loop gets it before this returns.
@@ -108,7 +108,7 @@ impl Committer {
         for request in group.drain(..) {
             match request {
                 Request::Look(reply) => looks.push(reply),
-                Request::Keep(brought, reply) => parts.push(take(&mut turn, brought, reply)),
+                Request::Keep(brought, reply) => parts.push(take(&mut turn, *brought, reply)),
             }
         }
         // Whoever gives a calendar back makes room for another one, in the same transaction.
@@ -126,7 +126,7 @@ impl Committer {
             outcome = self.attempt(&turn, &parts).await;
         }
         for reply in looks {
-            answer(reply, looked.as_ref().map(|()| ()).map_err(share));
+            answer(reply, looked.as_ref().copied().map_err(share));
         }
         match outcome {
             Ok(kept) => {

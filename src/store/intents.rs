@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::reconcile::Batch;
 use super::rows::{self, KeptDocument};
 use super::sql::{Sql, Tx, batch, with_batch};
-use super::{Job, Result, RowWrite, Written};
+use super::{Origin, Result, RowWrite, Written};
 use crate::model::{SessionId, UnixMillis};
 use crate::plan::MeetEvent;
 
@@ -66,6 +66,7 @@ struct KnownColumns<'a> {
     details_epoch: i64,
     details_sequence: i64,
     document_revision: i64,
+    intent_at_ms: i64,
 }
 
 /// `CROSS JOIN` keeps SQLite to this order; PostgreSQL chooses its own.
@@ -74,11 +75,11 @@ const UNCHANGED: Sql = with_batch!(
      CAST(CASE WHEN r.woken_lease = batch.lease_token THEN 1 ELSE 0 END AS BIGINT) AS woken FROM ",
     [session_id text, ordinal bigint, teacher_id text, lease_token bigint, desired_revision bigint, head_epoch bigint,
      head_version bigint, head_sequence bigint, details_epoch bigint, details_sequence bigint,
-     document_revision bigint],
+     document_revision bigint, intent_at_ms bigint],
     " AS batch CROSS JOIN teacher_queue AS q CROSS JOIN session_meet_event AS r CROSS JOIN session AS s \
      WHERE q.teacher_id = batch.teacher_id AND q.lease_token = batch.lease_token AND q.lease_until_ms > $2 \
      AND r.session_id = batch.session_id AND r.ordinal = batch.ordinal AND r.teacher_id = batch.teacher_id \
-     AND r.desired_revision = batch.desired_revision \
+     AND r.desired_revision = batch.desired_revision AND COALESCE(r.intent_at_ms, -1) = batch.intent_at_ms \
      AND s.session_id = batch.session_id AND s.head_epoch = batch.head_epoch \
      AND s.head_version = batch.head_version AND s.head_sequence = batch.head_sequence \
      AND COALESCE(s.details_epoch, 0) = batch.details_epoch \
@@ -88,12 +89,13 @@ const UNCHANGED: Sql = with_batch!(
      WHERE other.session_id = batch.session_id AND other.ordinal <> batch.ordinal)"
 );
 
-/// The job of a result whose session had no other row when it was claimed, with the document of then.
-pub(super) fn alone(write: &RowWrite) -> Option<(&Job, &KeptDocument)> {
-    let job = write.from.as_deref()?;
+/// The origin of a result whose session had no other row when it was claimed, with the document of then.
+pub(super) fn alone(write: &RowWrite) -> Option<(&Origin, &KeptDocument)> {
+    let origin = write.from.as_ref()?;
+    let (job, row) = (&origin.job, origin.row());
     let is_alone = job.siblings.is_empty() && write.successor.is_none();
-    let is_same = job.row.session == write.row.session && job.row.ordinal == write.row.ordinal;
-    (is_alone && is_same).then_some(job).zip(job.document.as_ref())
+    let is_same = row.session == write.row.session && row.ordinal == write.row.ordinal;
+    (is_alone && is_same).then_some(origin).zip(job.document.as_ref())
 }
 
 /// Those of the results whose session is as it was when it was claimed, and whose lease stands; with each whether
@@ -102,20 +104,22 @@ pub(super) async fn unchanged(tx: &mut Tx, writes: &[RowWrite], now: UnixMillis)
     let known: Vec<_> = writes
         .iter()
         .filter_map(|write| {
-            let (job, document) = alone(write)?;
+            let (origin, document) = alone(write)?;
+            let (job, row) = (&origin.job, origin.row());
             let (head, details) = (&job.session.head.stamp, job.session.details.as_ref().map(|(stamp, _)| stamp));
             Some(KnownColumns {
-                session_id: job.row.session.as_str(),
-                ordinal: job.row.ordinal,
+                session_id: row.session.as_str(),
+                ordinal: row.ordinal,
                 teacher_id: write.row.teacher.as_str(),
                 lease_token: write.token,
-                desired_revision: job.row.desired_revision,
+                desired_revision: row.desired_revision,
                 head_epoch: head.epoch.0,
                 head_version: head.version.get(),
                 head_sequence: head.sequence,
                 details_epoch: details.map_or(0, |stamp| stamp.epoch.0),
                 details_sequence: details.map_or(0, |stamp| stamp.sequence),
                 document_revision: document.revision,
+                intent_at_ms: row.intent.as_ref().map_or(-1, |intent| intent.at.get()),
             })
         })
         .collect();
@@ -131,10 +135,10 @@ pub(super) async fn unchanged(tx: &mut Tx, writes: &[RowWrite], now: UnixMillis)
 
 /// The columns of an intent that changes nothing else of the row it was planned from.
 fn columns(write: &RowWrite) -> Option<IntentColumns<'_>> {
-    let (job, row) = (write.from.as_deref()?, &write.row);
+    let (before, row) = (write.from.as_ref()?.row(), &write.row);
     let (binding, intent) = (row.binding.as_ref()?, row.intent.as_ref()?);
-    let before = MeetEvent { binding: row.binding.clone(), intent: row.intent.clone(), ..job.row.clone() };
-    (write.successor.is_none() && before == *row).then(|| IntentColumns {
+    let begun = MeetEvent { binding: row.binding.clone(), intent: row.intent.clone(), ..before.clone() };
+    (write.successor.is_none() && begun == *row).then(|| IntentColumns {
         session_id: row.session.as_str(),
         ordinal: row.ordinal,
         teacher_id: row.teacher.as_str(),

@@ -49,7 +49,7 @@ const REQUEUE: Sql = with_batch!(
      AND r.phase NOT IN ('absent', 'foreign') ORDER BY r.next_attempt_at_ms LIMIT 1), \
      starts_at_ms = COALESCE((SELECT MIN(s.starts_at_ms) FROM (SELECT r.session_id FROM session_meet_event AS r \
      WHERE r.teacher_id = teacher_queue.teacher_id AND r.next_attempt_at_ms IS NOT NULL \
-     AND r.phase NOT IN ('absent', 'foreign') ORDER BY r.next_attempt_at_ms LIMIT 256) AS soon \
+     AND r.phase NOT IN ('absent', 'foreign') ORDER BY r.next_attempt_at_ms LIMIT 64) AS soon \
      JOIN session AS s ON s.session_id = soon.session_id), 9223372036854775807) \
      WHERE (teacher_id, lease_token) IN ",
     [teacher_id text, lease_token bigint],

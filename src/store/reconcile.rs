@@ -259,8 +259,9 @@ impl Batch {
         for write in writes {
             let key = (write.row.session.clone(), write.row.ordinal);
             let Some(was_woken) = unchanged.remove(&key) else { continue };
-            let Some((job, document)) = intents::alone(write) else { continue };
-            let entry = Entry::known(job.session.clone(), job.traceparent.clone(), job.row.clone(), document.clone());
+            let Some((origin, document)) = intents::alone(write) else { continue };
+            let (job, row) = (&origin.job, origin.row().clone());
+            let entry = Entry::known(job.session.clone(), job.traceparent.clone(), row, document.clone());
             batch.working.adopt(entry);
             batch.tokens.insert(write.row.teacher.clone(), write.token);
             if was_woken {
