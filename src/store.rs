@@ -9,6 +9,8 @@
 //! The types stand here; the methods of [`Store`] by their nouns in the files below: opening, ingest (with dead letters
 //! and epochs), reconcile (with the queue of calendars), credentials, documents, outbox, tokens.
 
+use std::sync::Arc;
+
 use secrecy::SecretString;
 
 use crate::event::SessionEvent;
@@ -22,6 +24,7 @@ mod dead_letters;
 mod documents;
 mod epochs;
 mod ingest;
+mod intents;
 mod many;
 mod opening;
 mod outbox;
@@ -37,7 +40,7 @@ mod working;
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    inner: std::sync::Arc<sql::Database>,
+    inner: Arc<sql::Database>,
 }
 
 /// Why the database did not do it. The message names the operation; the cause is the source.
@@ -219,7 +222,7 @@ pub struct TeacherLease {
     /// The credential, when the teacher has one.
     pub credential: Option<Credential>,
     /// Rows that are due, sessions that start soonest first.
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<Arc<Job>>,
 }
 
 /// One due row with all that [`crate::plan::plan`] needs.
@@ -233,6 +236,8 @@ pub struct Job {
     pub siblings: Vec<Sibling>,
     /// The publisher's trace context.
     pub traceparent: Option<String>,
+    /// The document as it was then: what has not changed since need not be read again to be written.
+    document: Option<rows::KeptDocument>,
 }
 
 /// A row to be written under a lease.
@@ -240,11 +245,65 @@ pub struct Job {
 pub struct RowWrite {
     /// The lease under which it was planned.
     pub token: i64,
+    /// What it was planned from, where that is at hand. With it little has to be read and written for the usual case that
+    /// nothing else happened to the session meanwhile; without it the outcome is the same.
+    pub from: Option<Origin>,
     /// The row as it should be. `want` and `desired_revision` of an existing row are *not* written unless
     /// `successor` is there (an account change): [`assign`](crate::plan::assign) owns them.
     pub row: MeetEvent,
     /// A new row of the same session that takes over (`ordinal` as planned; inserted only if it does not exist).
     pub successor: Option<MeetEvent>,
+}
+
+/// What the calendars of one process have for the database at one moment: [`Store::turn`] commits it together.
+#[derive(Debug, Clone, Default)]
+pub struct Turn {
+    /// Results, see [`Store::record`].
+    pub records: Vec<RowWrite>,
+    /// Intents, see [`Store::begin`].
+    pub begins: Vec<RowWrite>,
+    /// Calendars to give back, with their tokens, see [`Store::release`].
+    pub releases: Vec<(TeacherId, i64)>,
+    /// Calendars to claim after that, see [`Store::claim`].
+    pub claim: Option<Claim>,
+}
+
+/// How much to claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// How long the leases last, in milliseconds.
+    pub lease_ms: i64,
+    /// At most so many calendars.
+    pub teachers: i64,
+    /// At most so many rows of each.
+    pub rows_per_teacher: i64,
+}
+
+/// What became of a [`Turn`].
+#[derive(Debug, Clone, Default)]
+pub struct Turned {
+    /// Of each result.
+    pub records: Vec<Written>,
+    /// Of each intent.
+    pub begins: Vec<Written>,
+    /// The calendars claimed.
+    pub leases: Vec<TeacherLease>,
+}
+
+/// What a row was planned from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The job, as it was claimed.
+    pub job: Arc<Job>,
+    /// The row with the intent that was kept since under the same lease; `None` where none was.
+    pub begun: Option<MeetEvent>,
+}
+
+impl Origin {
+    /// The row as the database holds it, unless somebody else has changed it.
+    pub fn row(&self) -> &MeetEvent {
+        self.begun.as_ref().unwrap_or(&self.job.row)
+    }
 }
 
 /// What became of a [`RowWrite`].

@@ -43,6 +43,25 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// A session of one row that is known to be as the database holds it.
+    pub(super) fn known(session: Session, traceparent: Option<String>, row: MeetEvent, document: KeptDocument) -> Self {
+        Self {
+            traceparent,
+            desired_hash: None,
+            document: Some(document),
+            is_session_changed: false,
+            is_touched: false,
+            changed_rows: BTreeMap::new(),
+            rows: vec![row],
+            session,
+        }
+    }
+
+    /// The document as it is kept; none for a new session.
+    pub(super) fn document(&self) -> Option<&KeptDocument> {
+        self.document.as_ref()
+    }
+
     /// Replaces the row of the same ordinal, or adds it.
     pub(super) fn put_row(&mut self, row: MeetEvent) {
         let ordinal = row.ordinal;
@@ -144,6 +163,11 @@ impl Working {
             }
         }
         Ok(())
+    }
+
+    /// Takes in a session that need not be loaded, to change its row.
+    pub(super) fn adopt(&mut self, entry: Entry) {
+        self.entries.insert(entry.session.id.clone(), entry);
     }
 
     /// The sessions that exist.

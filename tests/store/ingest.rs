@@ -85,7 +85,7 @@ pub async fn every_field_survives(kind: Kind) {
     let older = SessionEvent { traceparent: Some("00-older".into()), ..scheduled("ses_1", 7, "tch_1", 1) };
     let newer = SessionEvent { traceparent: None, ..scheduled("ses_2", 4, "tch_1", 3) };
     fold(&fresh.store, vec![older, newer]).await;
-    let traces: Vec<_> = claim_one(&fresh.store, NOW).await.jobs.into_iter().map(|job| job.traceparent).collect();
+    let traces: Vec<_> = claim_one(&fresh.store, NOW).await.jobs.into_iter().map(|job| job.traceparent.clone()).collect();
     assert_eq!(traces, [None, event.traceparent]);
     assert_eq!(document(&fresh.store, "ses_2").await["startsAt"], "2026-12-01T03:00:00Z");
 }
