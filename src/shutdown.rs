@@ -50,21 +50,15 @@ impl Shutdown {
             let (name, _) = next().await;
             asked.ask();
             std::thread::spawn(move || tracing::info!(signal = name, "draining; the same signal again stops at once"));
-            match tokio::time::timeout(DRAIN_MAX, next()).await {
-                Ok((name, number)) => {
-                    last_words(format!(
-                        "{name} again: stopping at once; work under way is picked up after the next start"
-                    ));
-                    std::process::exit(128 + number);
-                }
-                Err(_) => {
-                    last_words(format!(
-                        "the drain has not ended within {} s: stopping; work under way is picked up after the next start",
-                        DRAIN_MAX.as_secs()
-                    ));
-                    std::process::exit(1);
-                }
+            if let Ok((name, number)) = tokio::time::timeout(DRAIN_MAX, next()).await {
+                last_words(format!("{name} again: stopping at once; work under way is picked up after the next start"));
+                std::process::exit(128 + number);
             }
+            last_words(format!(
+                "the drain has not ended within {} s: stopping; work under way is picked up after the next start",
+                DRAIN_MAX.as_secs()
+            ));
+            std::process::exit(1);
         };
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(listen))?;
         Ok(shutdown)

@@ -53,7 +53,9 @@ pub(super) struct Insert {
 }
 
 /// Texts by statement (its address: they are all static) and number of rows; 0 is PostgreSQL's.
-static TEXTS: LazyLock<Mutex<HashMap<(usize, usize), Arc<str>>>> = LazyLock::new(Mutex::default);
+type Texts = HashMap<(usize, usize), Arc<str>>;
+
+static TEXTS: LazyLock<Mutex<Texts>> = LazyLock::new(Mutex::default);
 
 impl Insert {
     /// For SQLite, with that many rows.
