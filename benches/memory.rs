@@ -8,7 +8,7 @@ use crate::Scale;
 use crate::events::{last_sequence, lesson, publish, ready};
 use crate::ingest::{acknowledged, bare, run_since};
 use crate::process::{Server, cpu_ms, memory_mib};
-use crate::sessions::{TEACHERS, until_ready, world};
+use crate::sessions::{TEACHERS, until_ready, until_written, world};
 use crate::table::{Table, Target};
 
 const LEGEND: &str = "VmRSS and VmHWM of the service on SQLite, as a process of its own: two seconds after it was ready, \
@@ -34,6 +34,7 @@ pub(crate) async fn measure(scale: Scale, table: &mut Table) {
     let cpu = cpu_ms(service.pid());
     let all = (0..count).map(|n| ready(&lesson(n, 1, n % TEACHERS, now)));
     publish(&world.connection, all).await;
+    until_written(&world, count as u64).await;
     until_ready(&world, count).await;
     let (seconds, cpu) = (begun.elapsed().as_secs_f64(), cpu_ms(service.pid()) - cpu);
     table.value(format!("to READY, {count} sessions at once"), "events/s", count as f64 / seconds, Target::None);

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::load::Connection;
+use crate::support::lifeline::Lifeline;
 use crate::support::service::World;
 
 /// Ticks of a second in `/proc`: `USER_HZ`, 100 on every Linux (proc(5)).
@@ -37,10 +38,11 @@ pub(crate) fn memory_mib(pid: u32, field: &str) -> f64 {
     read().unwrap_or(f64::NAN)
 }
 
-/// A child process that answers HTTP; killed when dropped.
+/// A child process that answers HTTP; killed when dropped, or when the benchmark is.
 #[derive(Debug)]
 pub(crate) struct Server {
     child: Child,
+    _lifeline: Lifeline,
     /// Where it answers.
     pub(crate) address: SocketAddr,
 }
@@ -66,7 +68,8 @@ impl Server {
     }
 
     fn start(mut command: Command, address: SocketAddr, path: &str) -> Self {
-        let this = Self { child: command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap(), address };
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let this = Self { _lifeline: Lifeline::of(&child), child, address };
         let begun = Instant::now();
         let is_ready = || Connection::open(address).ok()?.get(path, "").ok().map(|answer| answer.status == 200);
         while !is_ready().unwrap_or(false) {

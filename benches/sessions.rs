@@ -99,6 +99,7 @@ async fn converge(sessions: usize, events: i64, runs: &mut Runs) {
     let begun = Instant::now();
     let (service_cpu, fake_cpu) = (cpu_ms(service.pid()), cpu_ms(std::process::id()));
     publish(&world.connection, all).await;
+    until_written(&world, writes + sessions as u64).await;
     until_ready(&world, TEACHERS + sessions).await;
     runs.events.push(count / begun.elapsed().as_secs_f64());
     runs.service_cpu.push((cpu_ms(service.pid()) - service_cpu) / count);
@@ -108,6 +109,16 @@ async fn converge(sessions: usize, events: i64, runs: &mut Runs) {
     let most = sessions as u64 * u64::try_from(events).unwrap();
     assert!((sessions as u64..=most).contains(&writes), "{writes} writes for {sessions} sessions");
     world.assert_google_was_never_wrong();
+}
+
+/// Waits until Google has taken so many writes. Asking the database all the time, which counts thousands of rows, would
+/// take a good part of a core from what is measured.
+pub(crate) async fn until_written(world: &World, writes: u64) {
+    let begun = Instant::now();
+    while world.fake().counters().writes() < writes {
+        assert!(begun.elapsed() < Duration::from_mins(5), "{} of {writes} writes", world.fake().counters().writes());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Waits until everything is folded and so many sessions are READY; returns what else there is.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -230,6 +231,8 @@ impl From<ConfigErrors> for CommandError {
 pub fn command() -> clap::Command {
     Cli::command()
 }
+/// How long blocking calls that nobody waits for any more may hold up the end.
+const BLOCKING_CALLS: Duration = Duration::from_millis(500);
 
 /// Parses the arguments, runs the command, and turns its end into an exit code.
 pub fn main() -> ExitCode {
@@ -244,7 +247,10 @@ pub fn main() -> ExitCode {
         }
     };
     let mut out = io::stdout();
-    match runtime.block_on(run(cli, &mut out)) {
+    let ended = runtime.block_on(run(cli, &mut out));
+    // Not by dropping it: that waits for blocking calls, such as the lookup of a name, for as long as they take.
+    runtime.shutdown_timeout(BLOCKING_CALLS);
+    match ended {
         Ok(Exit::Ok) => ExitCode::SUCCESS,
         Ok(Exit::No) => ExitCode::from(1),
         Ok(Exit::Configuration) => ExitCode::from(3),

@@ -38,6 +38,9 @@ mod reply;
 
 pub use health::{Health, Snapshot};
 
+/// How long the last acknowledgements may take to leave.
+const LAST_FLUSH: Duration = Duration::from_secs(2);
+
 /// What the consumer works with.
 #[derive(Debug, Clone)]
 pub struct ConsumerContext {
@@ -82,9 +85,6 @@ impl Default for Pace {
         }
     }
 }
-
-/// How long the last acknowledgements may take to leave.
-const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 /// Why a session of work ended.
 #[derive(Debug)]
@@ -185,11 +185,10 @@ pub async fn run(context: ConsumerContext) {
         }
     }
     health.connected(false);
-    // While the server is away a flush waits for it, and the end of the program must not.
-    match tokio::time::timeout(LAST_FLUSH, work.connection.client.flush()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "what was acknowledged last may be delivered again"),
-        Err(_) => tracing::warn!("NATS is away; what was acknowledged last may be delivered again"),
+    // While the server is away the library would keep this waiting until it is back.
+    let flushed = tokio::time::timeout(LAST_FLUSH, work.connection.client.flush());
+    if !work.connection.events.now().connected || !matches!(flushed.await, Ok(Ok(()))) {
+        tracing::warn!("the server is away: what was acknowledged last may be delivered again");
     }
 }
 
@@ -242,7 +241,10 @@ impl Work {
             Err(error) => return End::Failed(error),
         };
         if first_try {
-            self.probe(&record).await;
+            tokio::select! {
+                () = cancel.cancelled() => return End::Cancelled,
+                () = self.probe(&record) => {}
+            }
         }
         pull::Session::new(self, record).run().await
     }

@@ -31,6 +31,9 @@ const LEASE_MS: i64 = 15_000;
 /// How often to look when nobody says that there is something: what another process wrote, a lease that ran out.
 const POLL: Duration = Duration::from_secs(1);
 
+/// How long a relay that is under way may still take once the program stops, and as long its lease to be given up.
+const LAST_RELAY: Duration = Duration::from_secs(3);
+
 /// What the relay works with.
 #[derive(Debug, Clone)]
 pub struct OutboxContext {
@@ -96,7 +99,12 @@ pub async fn run(context: OutboxContext) {
     while !context.cancel.is_cancelled() {
         // What was announced up to here is seen by the look that follows.
         while !matches!(changes.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
-        match relay(&context, &connection, &holder).await {
+        let relayed = tokio::select! {
+            relayed = relay(&context, &connection, &holder) => relayed,
+            // What is published and not removed is published again, with the same id.
+            () = after(&context.cancel, LAST_RELAY) => break,
+        };
+        match relayed {
             Ok(0) => {
                 failures = 0;
                 tokio::select! {
@@ -123,9 +131,17 @@ pub async fn run(context: OutboxContext) {
             }
         }
     }
-    if let Err(error) = context.store.outbox_release(&holder).await {
-        tracing::debug!(%error, "the relay of results was not given up; its lease runs out");
+    match tokio::time::timeout(LAST_RELAY, context.store.outbox_release(&holder)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the relay of results was not given up; its lease runs out"),
+        Err(_) => tracing::debug!("the database does not answer; the relay's lease runs out"),
     }
+}
+
+/// Returns so long after it was cancelled.
+async fn after(cancel: &CancellationToken, time: Duration) {
+    cancel.cancelled().await;
+    tokio::time::sleep(time).await;
 }
 
 #[derive(Debug, thiserror::Error)]

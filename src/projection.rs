@@ -111,47 +111,102 @@ pub enum Outcome {
     },
 }
 
-/// Folds the event that stands at `place` into the session's state.
-///
-/// The result depends only on the set of events folded so far, never on their order.
-pub fn fold(state: Option<Session>, event: &SessionEvent, place: Place) -> (Session, Outcome) {
-    let stamp = Stamp::of(event, place);
-    let head = Head {
+/// The ranks of a session's two registers, without what they hold: enough to know what an event changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranks {
+    /// Rank of the head.
+    pub head: Stamp,
+    /// [`content_hash`] of the event the head comes from.
+    pub content_hash: String,
+    /// Rank of the details, if an event brought any.
+    pub details: Option<Stamp>,
+}
+
+/// Which registers take over what an event says, and what that is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// What folding it did.
+    pub outcome: Outcome,
+    /// The head is that of the event now.
+    pub takes_head: bool,
+    /// The details are those of the event now.
+    pub takes_details: bool,
+}
+
+impl Ranks {
+    /// Those of a session.
+    pub fn of(session: &Session) -> Self {
+        Self {
+            head: session.head.stamp,
+            content_hash: session.head.content_hash.clone(),
+            details: session.details.as_ref().map(|(stamp, _)| *stamp),
+        }
+    }
+
+    /// Those of a session of which nothing was seen but one event.
+    pub fn first(stamp: Stamp, content_hash: String, has_details: bool) -> (Self, Step) {
+        let ranks = Self { head: stamp, content_hash, details: has_details.then_some(stamp) };
+        (ranks, Step { outcome: Outcome::Applied, takes_head: true, takes_details: has_details })
+    }
+
+    /// Folds an event of that rank and [`content_hash`].
+    pub fn fold(&mut self, stamp: Stamp, content_hash: &str, has_details: bool) -> Step {
+        let known = self.head;
+        let same_version = (known.epoch, known.version) == (stamp.epoch, stamp.version);
+        let outcome = if same_version && self.content_hash == content_hash {
+            Outcome::Duplicate
+        } else if same_version {
+            Outcome::Conflict { loser: known.sequence.max(stamp.sequence) }
+        } else if stamp > known {
+            Outcome::Applied
+        } else {
+            Outcome::Stale
+        };
+        let takes_head = stamp > known;
+        if takes_head {
+            self.head = stamp;
+            content_hash.clone_into(&mut self.content_hash);
+        }
+        let takes_details = has_details && self.details.is_none_or(|known| stamp > known);
+        if takes_details {
+            self.details = Some(stamp);
+        }
+        Step { outcome, takes_head, takes_details }
+    }
+}
+
+/// What the head says when it comes from that event.
+pub fn head(event: &SessionEvent, stamp: Stamp, content_hash: String) -> Head {
+    Head {
         stamp,
         status: match event.change {
             Change::Scheduled | Change::Rescheduled => Status::Scheduled,
             Change::Canceled => Status::Canceled,
         },
         teacher: event.teacher.clone(),
-        content_hash: content_hash(event),
-    };
-    let details = event.details.clone().map(|details| (stamp, details));
+        content_hash,
+    }
+}
 
+/// Folds the event that stands at `place` into the session's state.
+///
+/// The result depends only on the set of events folded so far, never on their order.
+pub fn fold(state: Option<Session>, event: &SessionEvent, place: Place) -> (Session, Outcome) {
+    let stamp = Stamp::of(event, place);
+    let content_hash = content_hash(event);
+    let details = event.details.clone().map(|details| (stamp, details));
     let Some(mut session) = state else {
+        let head = head(event, stamp, content_hash);
         return (Session { id: event.session.clone(), head, details }, Outcome::Applied);
     };
-
-    let known = &session.head;
-    let same_version = (known.stamp.epoch, known.stamp.version) == (stamp.epoch, stamp.version);
-    let outcome = if same_version && known.content_hash == head.content_hash {
-        Outcome::Duplicate
-    } else if same_version {
-        Outcome::Conflict { loser: known.stamp.sequence.max(stamp.sequence) }
-    } else if stamp > known.stamp {
-        Outcome::Applied
-    } else {
-        Outcome::Stale
-    };
-
-    if stamp > session.head.stamp {
-        session.head = head;
+    let step = Ranks::of(&session).fold(stamp, &content_hash, details.is_some());
+    if step.takes_head {
+        session.head = head(event, stamp, content_hash);
     }
-    if let Some(details) = details
-        && session.details.as_ref().is_none_or(|(known, _)| details.0 > *known)
-    {
-        session.details = Some(details);
+    if step.takes_details {
+        session.details = details;
     }
-    (session, outcome)
+    (session, step.outcome)
 }
 
 /// A hash over everything of an event that has a meaning here: two events of one version with the same hash are the

@@ -3,6 +3,7 @@
 //! The API comes up first, so that `/livez` answers and `/readyz` says what is missing while the database or NATS are
 //! still away. Nothing that can come back later ends the process.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +48,11 @@ use pulse::Pulses;
 
 /// Automatic repairs of one event in 24 hours before a person is asked (README, "What happens at Google").
 pub(crate) const REPAIRS_MAX: i64 = 2;
+
+/// The loops end within this time after a shutdown was asked for: a call to Google that was begun may take 20 s, and its
+/// result 5 s to be kept. What is under way then is dropped, as when the process is killed, and picked up after the next
+/// start. Each part has bounds of its own that are shorter where it waits for something that is away.
+const LOOPS_DRAIN: Duration = Duration::from_secs(25);
 
 /// A service that runs.
 #[derive(Debug)]
@@ -260,6 +266,7 @@ impl Loops {
             }
         }
         let mut loops = JoinSet::new();
+        let mut names = HashMap::new();
         let pulses = self.pulses.clone();
         let ingest = consumer::run(ConsumerContext {
             nats: self.config.nats.clone(),
@@ -271,7 +278,7 @@ impl Loops {
             pace: consumer::Pace::default(),
             cancel: shutdown.token(),
         });
-        loops.spawn(pulses.watch("consumer", ingest));
+        names.insert(loops.spawn(pulses.watch("consumer", ingest)).id(), "ingest");
         let relay = outbox::run(OutboxContext {
             nats: self.config.nats.clone(),
             store: self.store.clone(),
@@ -279,12 +286,14 @@ impl Loops {
             health: Arc::new(OutboxHealth::default()),
             cancel: shutdown.token(),
         });
-        loops.spawn(pulses.watch("outbox", relay));
+        names.insert(loops.spawn(pulses.watch("outbox", relay)).id(), "results");
         let (store, other_wake, cancel) = (self.store.clone(), Arc::clone(&wake), shutdown.token());
-        loops.spawn(async move { store.listen(&other_wake, &cancel).await });
-        loops.spawn(presence.run(shutdown.token()));
+        let listen = async move { store.listen(&other_wake, &cancel).await };
+        names.insert(loops.spawn(listen).id(), "wake-ups");
+        names.insert(loops.spawn(presence.run(shutdown.token())).id(), "presence");
         if let Some(disconnector) = self.disconnector.clone() {
-            loops.spawn(pulses.watch("disconnector", disconnector.run(shutdown.token())));
+            let disconnects = pulses.watch("disconnector", disconnector.run(shutdown.token()));
+            names.insert(loops.spawn(disconnects).id(), "disconnects");
         }
         let context = RefreshContext {
             store: self.store.clone(),
@@ -292,7 +301,7 @@ impl Loops {
             clock: self.clock.clone(),
             jitter: Jitter::from_system(),
         };
-        loops.spawn(pulses.watch("refresh", refresh::run(context, shutdown.token())));
+        names.insert(loops.spawn(pulses.watch("refresh", refresh::run(context, shutdown.token()))).id(), "refresh");
         let context = NoticeContext {
             store: self.store.clone(),
             clock: self.clock.clone(),
@@ -302,9 +311,9 @@ impl Loops {
             caught_up: self.health.caught_up(),
             jitter: Jitter::from_system(),
         };
-        loops.spawn(pulses.watch("notices", notices::run(context, shutdown.token())));
+        names.insert(loops.spawn(pulses.watch("notices", notices::run(context, shutdown.token()))).id(), "notices");
         let (may_act, caught_up) = watch::channel(false);
-        loops.spawn(leftovers::run(LeftoversContext {
+        let leftovers = leftovers::run(LeftoversContext {
             nats: self.config.nats.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
@@ -312,16 +321,36 @@ impl Loops {
             caught_up: self.health.caught_up(),
             may_act,
             cancel: shutdown.token(),
-        }));
+        });
+        names.insert(loops.spawn(leftovers).id(), "leftovers");
         let cancel = shutdown.token();
-        loops.spawn(pulses.watch("reconciler", async move { reconciler.run(wake, caught_up, cancel).await }));
+        let reconcile = pulses.watch("reconciler", async move { reconciler.run(wake, caught_up, cancel).await });
+        names.insert(loops.spawn(reconcile).id(), "reconciler");
         pulses.started();
-        while let Some(ended) = loops.join_next().await {
-            if let Err(error) = ended {
-                error!(%error, "a loop panicked; stopping");
-                shutdown.ask();
+        let overdue = async {
+            shutdown.asked().await;
+            tokio::time::sleep(LOOPS_DRAIN).await;
+        };
+        tokio::pin!(overdue);
+        loop {
+            let ended = tokio::select! {
+                ended = loops.join_next_with_id() => ended,
+                () = &mut overdue => break,
+            };
+            match ended {
+                None => return,
+                Some(Ok((id, ()))) => drop(names.remove(&id)),
+                Some(Err(error)) => {
+                    names.remove(&error.id());
+                    error!(%error, "a loop panicked; stopping");
+                    shutdown.ask();
+                }
             }
         }
+        let unfinished = names.into_values().collect::<Vec<_>>().join(", ");
+        let seconds = LOOPS_DRAIN.as_secs();
+        warn!(unfinished, seconds, "not done by the end of the drain; dropped, and picked up after the next start");
+        loops.abort_all();
     }
 
     fn presence(&self, reconciler: Reconciler) -> Presence {
@@ -376,7 +405,14 @@ async fn prepare(store: &Store, shutdown: &Shutdown) -> bool {
     let jitter = Jitter::from_system();
     let mut said = None;
     loop {
-        match migrate(store).await {
+        let migrated = tokio::select! {
+            // First, so that a schema that is prepared at once is, whatever was asked for.
+            biased;
+            migrated = migrate(store) => migrated,
+            // A database that accepts connections and says nothing must not hold up the end.
+            () = shutdown.asked() => return false,
+        };
+        match migrated {
             Ok(()) => return true,
             Err(error) if error.is_transient() => {
                 let text = Chain(&error).to_string();

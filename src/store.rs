@@ -10,6 +10,8 @@
 //! and epochs), reconcile (with the queue of calendars and what was called), credentials, documents, outbox, tokens; and
 //! what operators see and do: overview, retry, requeue, control (pauses), process, audit. Those bring their own types.
 
+use std::sync::Arc;
+
 use secrecy::SecretString;
 
 use crate::event::SessionEvent;
@@ -30,6 +32,8 @@ mod epochs;
 mod gauges;
 mod idempotency;
 mod ingest;
+mod intents;
+mod many;
 pub mod notices;
 mod oauth_flows;
 mod opening;
@@ -75,7 +79,7 @@ pub use walk::{Known, Range, RowKey};
 /// A handle on the database, cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    inner: std::sync::Arc<sql::Database>,
+    inner: Arc<sql::Database>,
 }
 
 /// Why the database did not do it. The message names the operation; the cause is the source.
@@ -126,7 +130,7 @@ pub struct RawMessage {
     pub subject: String,
     /// Headers as `name: value` pairs, in order.
     pub headers: Vec<(String, String)>,
-    /// The payload, at most what the server lets through; [`DeadLetter`] keeps the first 256 KiB of it.
+    /// The payload, at most what the server lets through; [`DeadLetter`] keeps it whole up to 8 MiB.
     pub payload: bytes::Bytes,
 }
 
@@ -278,7 +282,7 @@ pub struct TeacherLease {
     /// The credential, when the teacher has one.
     pub credential: Option<Credential>,
     /// Rows that are due, sessions that start soonest first.
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<Arc<Job>>,
 }
 
 /// One due row with all that [`crate::plan::plan`] needs.
@@ -294,6 +298,8 @@ pub struct Job {
     pub traceparent: Option<String>,
     /// When the server stored that event.
     pub published_at: Option<UnixMillis>,
+    /// The document as it was then: what has not changed since need not be read again to be written.
+    pub(crate) document: Option<rows::KeptDocument>,
 }
 
 /// A row to be written under a lease.
@@ -301,11 +307,65 @@ pub struct Job {
 pub struct RowWrite {
     /// The lease under which it was planned.
     pub token: i64,
+    /// What it was planned from, where that is at hand. With it little has to be read and written for the usual case that
+    /// nothing else happened to the session meanwhile; without it the outcome is the same.
+    pub from: Option<Origin>,
     /// The row as it should be. `want` and `desired_revision` of an existing row are *not* written unless
     /// `successor` is there (an account change): [`assign`](crate::plan::assign) owns them.
     pub row: MeetEvent,
     /// A new row of the same session that takes over (`ordinal` as planned; inserted only if it does not exist).
     pub successor: Option<MeetEvent>,
+}
+
+/// What the calendars of one process have for the database at one moment: [`Store::turn`] commits it together.
+#[derive(Debug, Clone, Default)]
+pub struct Turn {
+    /// Results, see [`Store::record`].
+    pub records: Vec<RowWrite>,
+    /// Intents, see [`Store::begin`].
+    pub begins: Vec<RowWrite>,
+    /// Calendars to give back, with their tokens, see [`Store::release`].
+    pub releases: Vec<(TeacherId, i64)>,
+    /// Calendars to claim after that, see [`Store::claim`].
+    pub claim: Option<Claim>,
+}
+
+/// How much to claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// How long the leases last, in milliseconds.
+    pub lease_ms: i64,
+    /// At most so many calendars.
+    pub teachers: i64,
+    /// At most so many rows of each.
+    pub rows_per_teacher: i64,
+}
+
+/// What became of a [`Turn`].
+#[derive(Debug, Clone, Default)]
+pub struct Turned {
+    /// Of each result.
+    pub records: Vec<Written>,
+    /// Of each intent.
+    pub begins: Vec<Written>,
+    /// The calendars claimed.
+    pub leases: Vec<TeacherLease>,
+}
+
+/// What a row was planned from.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The job, as it was claimed.
+    pub job: Arc<Job>,
+    /// The row with the intent that was kept since under the same lease; `None` where none was.
+    pub begun: Option<MeetEvent>,
+}
+
+impl Origin {
+    /// The row as the database holds it, unless somebody else has changed it.
+    pub fn row(&self) -> &MeetEvent {
+        self.begun.as_ref().unwrap_or(&self.job.row)
+    }
 }
 
 /// What became of a [`RowWrite`].

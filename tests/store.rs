@@ -44,6 +44,8 @@ async fn suite(kind: Kind) {
         reconcile::an_old_token_writes_nothing,
         reconcile::an_intent_needs_the_wish_it_was_planned_for,
         reconcile::a_result_never_hides_a_newer_wish,
+        reconcile::an_origin_changes_the_cost_and_not_the_outcome,
+        reconcile::a_turn_is_one_commit,
         reconcile::a_wake_up_outlives_the_result_it_overtook,
         reconcile::a_successor_takes_over_once_and_not_for_a_canceled_session,
         reconcile::the_end_of_a_row_wakes_the_one_that_waits,

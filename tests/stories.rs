@@ -6,4 +6,5 @@ mod grants;
 mod outages;
 mod refusals;
 mod results;
+mod stops;
 mod stream;

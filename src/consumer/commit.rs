@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::ConsumerContext;
+use super::pull::HAND_BACK;
 use crate::crash;
 use crate::model::Place;
 use crate::nats::Connection;
@@ -22,6 +24,8 @@ pub(super) struct Group {
     pub(super) incoming: Vec<Incoming>,
     pub(super) replies: Vec<Subject>,
     pub(super) spans: Vec<Processing>,
+    /// The one message in it may be what kills the process: what came before it is acknowledged first.
+    pub(super) is_suspect: bool,
 }
 
 /// How long a transaction that is under way may still take once the session ends.
@@ -40,22 +44,50 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) async fn run(self, mut groups: mpsc::Receiver<Group>) {
-        while let Some(group) = groups.recv().await {
-            if self.abandon.is_cancelled() {
-                hand_back(&self.connection, &group.replies).await;
-            } else {
-                self.commit(group).await;
+        let (committed, acknowledgements) = mpsc::channel(1);
+        let acknowledger = Acknowledger {
+            context: self.context.clone(),
+            connection: self.connection.clone(),
+            record: self.record.clone(),
+            abandon: self.abandon.clone(),
+        };
+        let commit = async move {
+            while let Some(group) = groups.recv().await {
+                if self.abandon.is_cancelled() {
+                    hand_back(&self.connection, &group.replies).await;
+                    continue;
+                }
+                if group.is_suspect {
+                    let (idle, is_idle) = oneshot::channel();
+                    committed.send(Step::Tell(idle)).await.ok();
+                    is_idle.await.ok();
+                }
+                self.commit(group, &committed).await;
             }
+        };
+        // A task of its own, so that one group is acknowledged while the next one is folded.
+        let acknowledged = tokio::spawn(acknowledger.run(acknowledgements));
+        commit.await;
+        if let Err(error) = acknowledged.await {
+            tracing::error!(%error, "acknowledging ended in a panic; what was committed is delivered again");
         }
     }
 
     /// Folds the group, again and again while the database is away. Where it refuses, message by message, so that one
     /// that no database keeps becomes a dead letter and never stops the others.
-    async fn commit(&self, mut group: Group) {
+    async fn commit(&self, mut group: Group, committed: &mpsc::Sender<Step>) {
         let mut failures = 0_u32;
         loop {
             let error = match self.fold(&group.incoming).instrument(trace::fold(&group.spans)).await {
-                Some(Ok(report)) => return self.committed(&group, report).await,
+                Some(Ok(report)) => {
+                    crash::here("after_fold");
+                    if report.work_due {
+                        self.context.wake.notify_one();
+                    }
+                    // The other end is there until this one is dropped, unless it panicked; then nothing is acknowledged.
+                    committed.send(Step::Acknowledge(group, report)).await.ok();
+                    return;
+                }
                 Some(Err(error)) => error,
                 None => return hand_back(&self.connection, &group.replies).await,
             };
@@ -63,8 +95,9 @@ impl Committer {
             if is_refusal && group.incoming.len() > 1 {
                 tracing::warn!(error = %Chain(&error), "the database refused a group; folding its messages one by one");
                 for ((incoming, reply), span) in group.incoming.into_iter().zip(group.replies).zip(group.spans) {
-                    let alone = Group { incoming: vec![incoming], replies: vec![reply], spans: vec![span] };
-                    Box::pin(self.commit(alone)).await;
+                    let alone =
+                        Group { incoming: vec![incoming], replies: vec![reply], spans: vec![span], is_suspect: false };
+                    Box::pin(self.commit(alone, committed)).await;
                 }
                 return;
             }
@@ -100,9 +133,56 @@ impl Committer {
             () = self.abandon.cancelled() => tokio::time::timeout(LAST_COMMIT, fold).await.ok(),
         }
     }
+}
+
+/// What is done after a commit.
+enum Step {
+    /// Acknowledges a group.
+    Acknowledge(Group, FoldReport),
+    /// Says that everything before is acknowledged.
+    Tell(oneshot::Sender<()>),
+}
+
+/// Acknowledges what is committed, in the order of the commits.
+struct Acknowledger {
+    context: ConsumerContext,
+    connection: Connection,
+    record: EpochRecord,
+    abandon: CancellationToken,
+}
+
+impl Acknowledger {
+    async fn run(self, mut steps: mpsc::Receiver<Step>) {
+        while let Some(step) = steps.recv().await {
+            match step {
+                Step::Acknowledge(group, report) => self.committed(&group, report).await,
+                // Who asked may be gone.
+                Step::Tell(idle) => drop(idle.send(())),
+            }
+        }
+    }
 
     async fn committed(&self, group: &Group, report: FoldReport) {
-        crash::here("after_fold");
+        // While the server is away the library takes some thousand messages and then keeps the next one waiting.
+        tokio::select! {
+            () = self.acknowledge(group, &report) => {}
+            () = self.after_the_end() => tracing::debug!("the server is away; what was committed comes again"),
+        }
+        crash::here("after_ack");
+        for (span, outcome) in group.spans.iter().zip(&report.outcomes) {
+            span.settled(outcome.word(), outcome.refusal());
+        }
+        let shapes = group.incoming.iter().map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
+        self.context.health.committed(report.outcomes.iter().zip(shapes), &report.position);
+        for sequence in report.displaced {
+            tokio::select! {
+                () = self.complete(sequence) => {}
+                () = self.after_the_end() => return,
+            }
+        }
+    }
+
+    async fn acknowledge(&self, group: &Group, report: &FoldReport) {
         let client = &self.connection.client;
         for ((reply, incoming), outcome) in group.replies.iter().zip(&group.incoming).zip(&report.outcomes) {
             if let Some(class) = outcome.refusal() {
@@ -127,18 +207,12 @@ impl Committer {
                 tracing::debug!(%error, sequence = incoming.sequence, "could not acknowledge");
             }
         }
-        crash::here("after_ack");
-        for (span, outcome) in group.spans.iter().zip(&report.outcomes) {
-            span.settled(outcome.word(), outcome.refusal());
-        }
-        let shapes = group.incoming.iter().map(|incoming| incoming.decoded.as_ref().ok().map(|event| event.shape));
-        self.context.health.committed(report.outcomes.iter().zip(shapes), &report.position);
-        if report.work_due {
-            self.context.wake.notify_one();
-        }
-        for sequence in report.displaced {
-            self.complete(sequence).await;
-        }
+    }
+
+    /// Returns a little after the session ended.
+    async fn after_the_end(&self) {
+        self.abandon.cancelled().await;
+        tokio::time::sleep(HAND_BACK).await;
     }
 
     /// Reads back a message that lost its place to an earlier one after it had been folded. What fails here is done at
@@ -157,13 +231,22 @@ impl Committer {
     }
 }
 
-/// Tells the server to deliver these again at once.
+/// Tells the server to deliver these again at once, if it can be reached.
 pub(super) async fn hand_back(connection: &Connection, replies: &[Subject]) {
-    for reply in replies {
-        if let Err(error) = connection.client.publish(reply.clone(), Bytes::from_static(b"-NAK")).await {
-            tracing::debug!(%error, "could not hand a message back; it comes again after ack_wait");
-            return;
+    let handed_back = async {
+        for reply in replies {
+            connection
+                .client
+                .publish(reply.clone(), Bytes::from_static(b"-NAK"))
+                .await
+                .map_err(|error| error.to_string())?;
         }
+        Ok::<_, String>(())
+    };
+    match timeout(HAND_BACK, handed_back).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(error, "could not hand messages back; they come again after ack_wait"),
+        Err(_) => tracing::debug!("the server is away; what was under way comes again after ack_wait"),
     }
 }
 

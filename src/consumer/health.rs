@@ -185,21 +185,17 @@ impl Health {
         // The next message is taken to be as old as the last one: a little too much, until it is received.
         let is_more = state.lag > 0 || state.received > position.highest;
         self.waiting(&mut state, position.highest_stored_at.filter(|_| is_more));
+        let mut counts = BTreeMap::<(&'static str, &'static str), u64>::new();
         for (outcome, shape) in messages {
             if let Some(class) = outcome.refusal() {
                 *state.dead_letters.entry(class).or_default() += 1;
             }
-            let outcome = outcome.word();
-            *state.outcomes.entry(outcome).or_default() += 1;
-            let shape = match shape {
-                Some(Shape::Structured) => "structured",
-                Some(Shape::Binary) => "binary",
-                Some(Shape::Nest) => "nest",
-                Some(Shape::Bare) => "bare",
-                None => "unknown",
-            };
-            *state.shapes.entry(shape).or_default() += 1;
-            self.metrics.events.get_or_create(&EventLabels { shape, outcome }).inc();
+            *counts.entry((outcome.word(), shape.map_or("unknown", Shape::as_str))).or_default() += 1;
+        }
+        for ((outcome, shape), count) in counts {
+            *state.outcomes.entry(outcome).or_default() += count;
+            *state.shapes.entry(shape).or_default() += count;
+            self.metrics.events.get_or_create(&EventLabels { shape, outcome }).inc_by(count);
         }
         self.moved(state, position);
     }

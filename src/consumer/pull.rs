@@ -1,6 +1,6 @@
 //! The pull loop: requests, groups and the end of a session.
 //!
-//! A request for 256 messages stands at the server all the time; the next one is sent when less than half of it is still
+//! A request for 512 messages stands at the server all the time; the next one is sent when less than half of it is still
 //! to come, so that the network never waits for the database. Behind it stands one group in the making, one waiting and
 //! one being committed; when the database is slow this chain fills up and no further request is sent.
 //!
@@ -31,8 +31,15 @@ use crate::nats::epoch::sight::{Standing, settle};
 use crate::store::{EpochRecord, Incoming, RawMessage, Refused};
 use crate::telemetry::trace::Processing;
 
-/// Messages of one request, and at most of one group: SQLite reaches the server's rate in groups of 256.
-const BATCH: usize = 256;
+/// Messages of one request.
+const BATCH: usize = 512;
+
+/// Messages of one group at most. What a transaction costs however small it is, some tenths of a millisecond, is nothing
+/// for so many. Three groups and what requests may still bring stay below the consumer's `max_ack_pending` of 4,096.
+const GROUP_MAX: usize = 1024;
+
+/// A group of so many bytes is full: it bounds the memory, whatever the size of messages.
+const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How long a group waits for messages of which the server said that they come.
 const LINGER: Duration = Duration::from_millis(20);
@@ -46,8 +53,8 @@ const FAILURES_MAX: u32 = 3;
 /// A message delivered this often is folded alone: should it be what kills the process, it takes no other with it.
 const SUSPECT_DELIVERIES: u64 = 5;
 
-/// How long handing back may take when a session ends.
-const HAND_BACK: Duration = Duration::from_millis(500);
+/// How long each step of handing back may take when a session ends.
+pub(super) const HAND_BACK: Duration = Duration::from_millis(500);
 
 /// A gap that is this many looks old is worth asking whether the consumer lost a message.
 const OLD_GAP: u32 = 20;
@@ -70,6 +77,8 @@ pub(super) struct Session<'a> {
     failures: u32,
     pull_not_before: Instant,
     group: Group,
+    /// Bytes of the group's payloads.
+    group_bytes: usize,
     /// The group goes on as soon as there is room for it.
     ready: bool,
     linger_until: Instant,
@@ -94,6 +103,7 @@ impl<'a> Session<'a> {
             failures: 0,
             pull_not_before: now,
             group: Group::default(),
+            group_bytes: 0,
             ready: false,
             linger_until: now,
             suspect: None,
@@ -106,7 +116,11 @@ impl<'a> Session<'a> {
     /// Pulls until something ends it; then everything that is not committed is handed back.
     pub(super) async fn run(mut self) -> End {
         let connection = &self.work.connection;
-        let mut subscriber = match connection.client.subscribe(format!("{}.*", self.inbox)).await {
+        let subscribed = tokio::select! {
+            subscribed = connection.client.subscribe(format!("{}.*", self.inbox)) => subscribed,
+            () = self.work.context.cancel.cancelled() => return End::Cancelled,
+        };
+        let mut subscriber = match subscribed {
             Ok(subscriber) => subscriber,
             Err(error) => return End::ConsumerGone(error.to_string()),
         };
@@ -144,7 +158,13 @@ impl<'a> Session<'a> {
         let watch = watch(work, &record);
         tokio::pin!(watch);
         loop {
-            if let Err(end) = self.top_up().await {
+            // While the server is away the library takes some thousand messages and then keeps the next one waiting.
+            let topped_up = tokio::select! {
+                topped_up = self.top_up() => topped_up,
+                () = cancel.cancelled() => return End::Cancelled,
+                () = connectivity.wait_for(|state| state.connects != connects).map(drop) => return End::Reconnected,
+            };
+            if let Err(end) = topped_up {
                 return end;
             }
             while self.has_room() {
@@ -184,7 +204,11 @@ impl<'a> Session<'a> {
 
     /// Whether another message may be read: never more than one group and one suspect are in the making.
     fn has_room(&self) -> bool {
-        self.group.incoming.len() < BATCH && self.suspect.is_none()
+        !self.is_full() && self.suspect.is_none() && !self.group.is_suspect
+    }
+
+    fn is_full(&self) -> bool {
+        self.group.incoming.len() >= GROUP_MAX || self.group_bytes >= GROUP_BYTES_MAX
     }
 
     /// Sends the next request when less than half of one is still to come.
@@ -251,13 +275,12 @@ impl<'a> Session<'a> {
                 self.suspect = Some((incoming, reply, span));
                 return Ok(());
             }
+            self.group.is_suspect = true;
         } else if self.group.incoming.is_empty() {
             self.linger_until = Instant::now() + LINGER;
         }
-        self.group.incoming.push(incoming);
-        self.group.replies.push(reply);
-        self.group.spans.push(span);
-        self.ready |= delivery.pending == 0 || self.group.incoming.len() == BATCH;
+        self.push(incoming, reply, span);
+        self.ready |= delivery.pending == 0 || self.is_full();
         Ok(())
     }
 
@@ -287,14 +310,21 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    fn push(&mut self, incoming: Incoming, reply: Subject, span: Processing) {
+        self.group_bytes += incoming.raw.payload.len();
+        self.group.incoming.push(incoming);
+        self.group.replies.push(reply);
+        self.group.spans.push(span);
+    }
+
     /// The group in the making; the suspect, if one waits, becomes the next one.
     fn next_group(&mut self) -> Group {
         let group = std::mem::take(&mut self.group);
+        self.group_bytes = 0;
         self.ready = false;
         if let Some((incoming, reply, span)) = self.suspect.take() {
-            self.group.incoming.push(incoming);
-            self.group.replies.push(reply);
-            self.group.spans.push(span);
+            self.push(incoming, reply, span);
+            self.group.is_suspect = true;
             self.ready = true;
         }
         self.work.context.health.received(self.lag, std::mem::take(&mut self.redelivered), &group.incoming);
@@ -314,13 +344,15 @@ impl<'a> Session<'a> {
         let coming = self.pulls.iter().map(|pull| pull.remaining + 1).sum::<usize>() + 1;
         let ended = if is_connected {
             let mark = format!("{}.end", self.inbox);
-            end_after(connection, &mut subscriber, self.received + coming as u64, coming, mark).await
+            timeout(HAND_BACK, end_after(connection, &mut subscriber, self.received + coming as u64, coming, mark))
+                .await
         } else {
             // The server forgot our requests with the connection; what it had sent is all that is there.
-            subscriber.unsubscribe().await.map_err(|error| error.to_string())
+            let unsubscribed = async { subscriber.unsubscribe().await.map_err(|error| error.to_string()) };
+            timeout(HAND_BACK, unsubscribed).await
         };
-        if let Err(error) = ended {
-            tracing::debug!(error, "the connection is gone; what was under way comes again after ack_wait");
+        if !matches!(ended, Ok(Ok(()))) {
+            tracing::debug!(?ended, "the connection is gone; what was under way comes again after ack_wait");
         }
         let rest = timeout(HAND_BACK, async {
             while let Some(message) = subscriber.next().await {

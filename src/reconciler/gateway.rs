@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+
 use crate::clock::Clock;
 use crate::google::access::{AccessError, AccessTokens};
 use crate::google::breaker::{Breaker, Change};
@@ -42,8 +44,18 @@ impl Gateway {
         patience: Duration,
     ) -> Option<Result<Admission, GoogleError>> {
         let admission = tokio::time::timeout(patience, self.limits.admit(teacher, call.cost())).await.ok()?;
+        Some(self.past_breaker(admission))
+    }
+
+    /// The same where nothing has to be waited for, else `None`.
+    pub fn try_admit(&self, teacher: &TeacherId, call: &Call) -> Option<Result<Admission, GoogleError>> {
+        let admission = self.limits.admit(teacher, call.cost()).now_or_never()?;
+        Some(self.past_breaker(admission))
+    }
+
+    fn past_breaker(&self, admission: Admission) -> Result<Admission, GoogleError> {
         let now = self.clock.now();
-        Some(self.breaker.admit(now).map(|()| admission).map_err(|open| open.as_error(now)))
+        self.breaker.admit(now).map(|()| admission).map_err(|open| open.as_error(now))
     }
 
     /// Makes the call; a refused access token is refreshed and the same call made once more. `attempts` failed before.

@@ -1,6 +1,10 @@
 //! What a round for one session is counted as.
 
-use super::Reconciler;
+use std::sync::Arc;
+
+use tracing::Span;
+
+use super::Context;
 use crate::google::Call;
 use crate::plan::Code;
 use crate::plan::{MeetEvent, Phase, Want};
@@ -10,7 +14,7 @@ use crate::telemetry::trace;
 
 /// What an answer did to a row, as far as it is counted; taken before the row goes to the writer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Counted {
+struct Counted {
     /// The session has its link now and had not before.
     became_ready: bool,
     /// A repair of what somebody else did to the event.
@@ -20,7 +24,7 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    pub(super) fn of(job: &Job, call: &Call, after: &MeetEvent) -> Self {
+    fn of(job: &Job, call: &Call, after: &MeetEvent) -> Self {
         let before = &job.row;
         let is_repair = after.repairs > before.repairs;
         let repaired = is_repair.then(|| match before.phase {
@@ -44,24 +48,41 @@ impl Counted {
     }
 }
 
-impl Reconciler {
-    /// Counts a round that made a call, now that its result is recorded or refused.
-    pub(super) fn count(
-        &self,
-        job: &Job,
-        call: &Call,
-        failed: Option<&'static str>,
-        written: Written,
-        counted: Counted,
-    ) {
-        let metrics = &self.context.gateway.metrics;
+/// A call whose result is not recorded yet; counted when it is.
+#[derive(Debug)]
+pub(super) struct Round {
+    job: Arc<Job>,
+    operation: &'static str,
+    /// The class of a failure that the plan did not expect.
+    failed: Option<&'static str>,
+    counted: Counted,
+    /// Ends when the result is recorded.
+    span: Span,
+}
+
+impl Round {
+    /// Begun in the span that is current.
+    pub(super) fn new(job: &Arc<Job>, call: &Call, failed: Option<&'static str>, after: &MeetEvent) -> Self {
+        Self {
+            job: Arc::clone(job),
+            operation: call.operation(),
+            failed,
+            counted: Counted::of(job, call, after),
+            span: Span::current(),
+        }
+    }
+
+    /// Counts it, now that its result is recorded or refused.
+    pub(super) fn count(&self, context: &Context, written: Written) {
+        let Self { job, operation, failed, counted, span } = self;
+        let metrics = &context.gateway.metrics;
         let outcome = match (written, failed) {
             (Written::No, _) => "superseded",
             (_, Some(_)) => "failure",
             (_, None) => "success",
         };
-        metrics.job(Some(call.operation()), outcome);
-        trace::reconciled(Some(call.operation()), outcome, failed);
+        metrics.job(Some(operation), outcome);
+        span.in_scope(|| trace::reconciled(Some(operation), outcome, *failed));
         if written == Written::No {
             return;
         }
@@ -75,7 +96,7 @@ impl Reconciler {
             && written == Written::Yes
             && let Some(published_at) = job.published_at
         {
-            metrics.linked(published_at, self.context.clock.now(), job.traceparent.as_deref());
+            metrics.linked(published_at, context.clock.now(), job.traceparent.as_deref());
         }
     }
 }

@@ -7,8 +7,9 @@ use super::sql::{Row, Sql, Tx, args, both};
 use super::{DeadLetter, RawMessage, Refused, Result, Store};
 use crate::model::{Epoch, Place, SessionId, UnixMillis};
 
-/// How much of a payload is kept: four times what the largest event of the schema takes, so what is cut was never one.
-const PAYLOAD_BYTES_MAX: usize = 256 * 1024;
+/// How much of a payload is kept: 8 MiB, the most that a NATS server should be set to let through (`max_payload`, 1 MiB
+/// unless configured). Events have [`crate::event::PAYLOAD_BYTES_MAX`] at most, so whatever can be requeued is kept whole.
+pub(super) const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A dead letter to be kept.
 pub(super) struct Letter<'a> {

@@ -1,15 +1,17 @@
 //! Folding a group: the one way in which sessions change.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::dead_letters::{self, Letter};
 use super::epochs;
+use super::rows::Known;
 use super::sql::Tx;
 use super::working::Working;
 use super::{FoldOutcome, FoldReport, Incoming, Refused, Result, Store};
 use crate::event::SessionEvent;
 use crate::model::{Epoch, Place, SessionId, UnixMillis};
-use crate::projection::{self, Outcome};
+use crate::projection::{self, Outcome, Ranks, Session, Stamp};
 
 /// Class of the dead letter of an event whose version another one has taken.
 pub(super) const VERSION_CONFLICT: &str = "version_conflict";
@@ -21,8 +23,10 @@ impl Store {
     ///
     /// Harmless with any part of it repeated, in any order, and while other processes fold the same messages.
     pub async fn fold(&self, epoch: Epoch, group: &[Incoming], now: UnixMillis) -> Result<FoldReport> {
+        // Before the transaction, during which nobody else writes.
+        let items: Vec<_> = group.iter().map(Item::of).collect();
         let mut tx = self.inner.write("folding a group of messages").await?;
-        let report = fold_in(&mut tx, epoch, group, now).await?;
+        let report = fold_in(&mut tx, epoch, group, &items, now).await?;
         self.tell_others(&mut tx, &report.changed, report.work_due).await?;
         tx.commit().await?;
         self.announce(&report.changed);
@@ -30,50 +34,99 @@ impl Store {
     }
 }
 
-/// [`Store::fold`] as a part of a transaction.
-pub(super) async fn fold_in(tx: &mut Tx, epoch: Epoch, group: &[Incoming], now: UnixMillis) -> Result<FoldReport> {
-    let events = || group.iter().filter_map(|incoming| incoming.decoded.as_ref().ok());
+/// One message as the fold looks at it: made before the transaction, during which nobody else writes.
+pub(super) enum Item<'a> {
+    Refused(Refused),
+    Event { event: &'a SessionEvent, content_hash: String },
+}
+
+impl<'a> Item<'a> {
+    pub(super) fn of(incoming: &'a Incoming) -> Self {
+        match &incoming.decoded {
+            Err(refused) => Self::Refused(refused.clone()),
+            Ok(event) => match nul_in(event) {
+                Some(refused) => Self::Refused(Refused { session: Some(event.session.clone()), ..refused }),
+                None => Self::Event { event, content_hash: projection::content_hash(event) },
+            },
+        }
+    }
+}
+
+/// What a group does to a session: which messages of it, by index, the registers come from in the end.
+#[derive(Default)]
+struct Change {
+    head: Option<usize>,
+    details: Option<usize>,
+}
+
+/// The group is folded over the ranks of its sessions first. Sessions of which nothing changes are neither read nor
+/// written, and those that many messages change are written once.
+pub(super) async fn fold_in(
+    tx: &mut Tx,
+    epoch: Epoch,
+    group: &[Incoming],
+    items: &[Item<'_>],
+    now: UnixMillis,
+) -> Result<FoldReport> {
+    let events = || items.iter().filter_map(Item::event);
     let ids: BTreeSet<&SessionId> = events().map(|event| &event.session).collect();
-    let mut working = if ids.is_empty() { Working::default() } else { Working::load(tx, ids).await? };
+    let mut known = if ids.is_empty() { HashMap::new() } else { Known::load(tx, &ids).await? };
 
     let mut outcomes = Vec::with_capacity(group.len());
     let mut letters = Letters { epoch, now, group, by_sequence: BTreeMap::new() };
-    for incoming in group {
-        let outcome = match incoming.decoded.as_ref().map(|event| (event, nul_in(event))) {
-            Err(refused) => {
+    let mut ranks: HashMap<&SessionId, Ranks> =
+        ids.iter().filter_map(|id| Some((*id, known.get(*id)?.ranks.clone()))).collect();
+    let mut changes: HashMap<&SessionId, Change> = HashMap::new();
+    // In the order in which they were changed first, so that results come out in the order of the group.
+    let mut changed = Vec::new();
+    for (index, (incoming, item)) in group.iter().zip(items).enumerate() {
+        let (event, content_hash) = match item {
+            Item::Refused(refused) => {
                 letters.refuse(incoming, refused.clone());
-                FoldOutcome::DeadLetter(refused.class)
+                outcomes.push(FoldOutcome::DeadLetter(refused.class));
+                continue;
             }
-            Ok((event, Some(refused))) => {
-                let class = refused.class;
-                letters.refuse(incoming, Refused { session: Some(event.session.clone()), ..refused });
-                FoldOutcome::DeadLetter(class)
-            }
-            Ok((event, None)) => {
-                match fold_one(&mut working, event, Place { epoch, sequence: incoming.sequence }, incoming.stored_at) {
-                    Outcome::Conflict { loser } => {
-                        let head = working.get(&event.session).map(|entry| entry.session.head.stamp.sequence);
-                        letters.conflict(event, head.unwrap_or(incoming.sequence), loser);
-                        if loser == incoming.sequence {
-                            FoldOutcome::DeadLetter(VERSION_CONFLICT)
-                        } else {
-                            FoldOutcome::Folded(Outcome::Conflict { loser })
-                        }
-                    }
-                    outcome => FoldOutcome::Folded(outcome),
-                }
+            Item::Event { event, content_hash } => (*event, content_hash),
+        };
+        let stamp = Stamp::of(event, Place { epoch, sequence: incoming.sequence });
+        let step = match ranks.entry(&event.session) {
+            Entry::Occupied(mut known) => known.get_mut().fold(stamp, content_hash, event.details.is_some()),
+            Entry::Vacant(unknown) => {
+                let (ranks, step) = Ranks::first(stamp, content_hash.clone(), event.details.is_some());
+                unknown.insert(ranks);
+                step
             }
         };
-        outcomes.push(outcome);
+        if step.takes_head || step.takes_details {
+            let change = changes.entry(&event.session).or_insert_with(|| {
+                changed.push(&event.session);
+                Change::default()
+            });
+            change.head = if step.takes_head { Some(index) } else { change.head };
+            change.details = if step.takes_details { Some(index) } else { change.details };
+        }
+        outcomes.push(match step.outcome {
+            Outcome::Conflict { loser } => {
+                letters.conflict(event, ranks[&event.session].head.sequence, loser);
+                FoldOutcome::Folded(Outcome::Conflict { loser })
+            }
+            outcome => FoldOutcome::Folded(outcome),
+        });
     }
-    // A message that lost to a later one of the same group is a dead letter, whatever it was at first.
-    let conflicts: HashMap<i64, &'static str> = letters.classes().collect();
-    for (incoming, outcome) in group.iter().zip(&mut outcomes) {
-        if let Some(class) = conflicts.get(&incoming.sequence) {
-            *outcome = FoldOutcome::DeadLetter(class);
+    // A message that lost, be it to a later one of the same group, is a dead letter, whatever it was at first.
+    if !letters.by_sequence.is_empty() {
+        let classes: HashMap<i64, &'static str> = letters.classes().collect();
+        for (incoming, outcome) in group.iter().zip(&mut outcomes) {
+            if let Some(class) = classes.get(&incoming.sequence) {
+                *outcome = FoldOutcome::DeadLetter(class);
+            }
         }
     }
 
+    let mut working = load(tx, &mut known, &changed, &changes, items).await?;
+    for id in &changed {
+        apply(&mut working, &changes[id], epoch, group, items);
+    }
     let saved = working.save(tx, now).await?;
     let displaced = letters.keep(tx).await?;
     let sources: BTreeSet<&str> = events().filter_map(|event| event.source.as_deref()).collect();
@@ -94,6 +147,68 @@ pub(super) fn fold_one(working: &mut Working, event: &SessionEvent, place: Place
         working.put(after, traceparent, published_at);
     }
     outcome
+}
+
+impl<'a> Item<'a> {
+    fn event(&self) -> Option<&'a SessionEvent> {
+        match self {
+            Self::Refused(_) => None,
+            Self::Event { event, .. } => Some(event),
+        }
+    }
+}
+
+/// Loads what is needed of the sessions that change. Of one whose registers both come from the group, and that gets
+/// another version, only the rows.
+async fn load(
+    tx: &mut Tx,
+    known: &mut HashMap<SessionId, Known>,
+    changed: &[&SessionId],
+    changes: &HashMap<&SessionId, Change>,
+    items: &[Item<'_>],
+) -> Result<Working> {
+    let mut whole = Vec::new();
+    let mut replaced = Vec::new();
+    for id in changed {
+        let Some(known) = known.remove(*id) else { continue };
+        let head = changes[id].head.and_then(|index| items[index].event());
+        let is_replaced =
+            changes[id].details.is_some() && head.is_some_and(|event| event.version != known.ranks.head.version);
+        if is_replaced {
+            replaced.push(((*id).clone(), known));
+        } else {
+            whole.push(*id);
+        }
+    }
+    let mut working = if whole.is_empty() { Working::default() } else { Working::load(tx, whole).await? };
+    working.load_replaced(tx, replaced).await?;
+    Ok(working)
+}
+
+/// Puts what the group says of a session into its registers.
+fn apply(working: &mut Working, change: &Change, epoch: Epoch, group: &[Incoming], items: &[Item<'_>]) {
+    let at = |index: usize| {
+        let Item::Event { event, content_hash } = &items[index] else { unreachable!("only events change a session") };
+        (*event, content_hash, Stamp::of(event, Place { epoch, sequence: group[index].sequence }))
+    };
+    let details = change.details.map(at).and_then(|(event, _, stamp)| Some((stamp, event.details.clone()?)));
+    let (id, head) = match (change.head.map(at), change.details.map(at)) {
+        (Some((event, hash, stamp)), _) => {
+            let published_at = change.head.map(|index| group[index].stored_at);
+            let origin = (event.traceparent.clone(), published_at);
+            (&event.session, Some((projection::head(event, stamp, hash.clone()), origin)))
+        }
+        (None, Some((event, ..))) => (&event.session, None),
+        (None, None) => unreachable!("a change has a head or details"),
+    };
+    let before = working.get(id).map(|entry| &entry.session);
+    let details = details.or_else(|| before.and_then(|session| session.details.clone()));
+    let (head, (traceparent, published_at)) = head.unwrap_or_else(|| {
+        let before = before.expect("the first event of a session gives it its head, so there is one before");
+        let origin = working.get(id).map(|entry| (entry.traceparent.clone(), entry.published_at));
+        (before.head.clone(), origin.unwrap_or_default())
+    });
+    working.put(Session { id: id.clone(), head, details }, traceparent, published_at);
 }
 
 /// PostgreSQL keeps no NUL in a text, and SQLite cuts one off there in places: refused on both, so that the same event

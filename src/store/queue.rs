@@ -27,6 +27,8 @@ pub(super) struct Claimed {
     pub(super) starts_at_ms: i64,
 }
 
+/// `LIMIT $3` would make SQLite compile the statement anew for every number it is given.
+///
 /// The condition stands inside and outside, so that the claim is safe by itself: writes are serialised, but a query that
 /// depends on it alone would claim twice the day they are not.
 const CLAIM: Sql = both(
@@ -35,7 +37,7 @@ const CLAIM: Sql = both(
      WHERE due_at_ms <= $1 AND (lease_until_ms IS NULL OR lease_until_ms <= $1) \
      AND NOT EXISTS (SELECT 1 FROM control AS c WHERE c.scope = 'reconcile' \
      AND c.teacher_id IN ('', teacher_queue.teacher_id) AND (c.until_ms IS NULL OR c.until_ms > $1)) \
-     ORDER BY starts_at_ms, teacher_id LIMIT $3) \
+     ORDER BY starts_at_ms, teacher_id LIMIT $3 + 0) \
      AND due_at_ms <= $1 AND (lease_until_ms IS NULL OR lease_until_ms <= $1) \
      RETURNING teacher_id, lease_token, starts_at_ms",
 );
@@ -49,7 +51,7 @@ const REQUEUE: Sql = with_batch!(
      AND r.phase NOT IN ('absent', 'foreign') ORDER BY r.next_attempt_at_ms LIMIT 1), \
      starts_at_ms = COALESCE((SELECT MIN(s.starts_at_ms) FROM (SELECT r.session_id FROM session_meet_event AS r \
      WHERE r.teacher_id = teacher_queue.teacher_id AND r.next_attempt_at_ms IS NOT NULL \
-     AND r.phase NOT IN ('absent', 'foreign') ORDER BY r.next_attempt_at_ms LIMIT 256) AS soon \
+     AND r.phase NOT IN ('absent', 'foreign') ORDER BY r.next_attempt_at_ms LIMIT 64) AS soon \
      JOIN session AS s ON s.session_id = soon.session_id), 9223372036854775807) \
      WHERE (teacher_id, lease_token) IN ",
     [teacher_id text, lease_token bigint],
@@ -179,18 +181,6 @@ pub(super) async fn wake(tx: &mut Tx, teacher: &TeacherId, now: UnixMillis) -> R
 
 /// Calendars.
 impl Store {
-    /// Gives calendars back, due again when their next row is. A lease that somebody else took over is left alone.
-    pub async fn release(&self, leases: &[(TeacherId, i64)], _now: UnixMillis) -> Result<()> {
-        if leases.is_empty() {
-            return Ok(());
-        }
-        let held: Vec<_> =
-            leases.iter().map(|(teacher, token)| Held { teacher_id: teacher.as_str(), lease_token: *token }).collect();
-        let mut tx = self.inner.write("giving calendars back").await?;
-        requeue(&mut tx, &held).await?;
-        tx.commit().await
-    }
-
     /// When the next calendar may be claimed: when its next row is due or, where somebody holds it, when that lease
     /// ends if that is later.
     pub async fn next_due(&self) -> Result<Option<UnixMillis>> {

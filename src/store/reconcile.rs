@@ -1,11 +1,14 @@
 //! Work for the reconciler: claimed with everything it needs, begun and recorded under the lease's token.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::queue::{self, Held, RowKey};
 use super::sql::{Sql, Tx, session_ids, with_batch};
-use super::working::{self, Working};
-use super::{Job, Result, RowWrite, Store, TeacherLease, Written, calls, credentials, rows};
+use super::working::{self, Entry, Working};
+use super::{
+    Claim, Job, Result, RowWrite, Store, TeacherLease, Turn, Turned, Written, calls, credentials, intents, rows,
+};
 use crate::model::{SessionId, TeacherId, UnixMillis};
 use crate::plan::{MeetEvent, Sibling, Want};
 use crate::projection::Session;
@@ -36,6 +39,35 @@ const WOKEN: Sql = with_batch!(
 
 /// Reconciler.
 impl Store {
+    /// Commits a [`Turn`] in one transaction: results, then calendars given back, then claims, then intents. `open` is
+    /// asked for the first intent of each calendar that was just claimed, which is kept with the others, so that a
+    /// claimed calendar can be written to as soon as this returns.
+    ///
+    /// # Errors
+    /// All or nothing: nothing of a turn that failed is kept.
+    pub async fn turn(
+        &self,
+        turn: &Turn,
+        now: UnixMillis,
+        open: &mut (dyn FnMut(&TeacherLease) -> Option<RowWrite> + Send),
+    ) -> Result<Turned> {
+        let mut tx = self.inner.write("committing what calendars brought").await?;
+        let (records, changed, is_work_due) = record_in(&mut tx, &turn.records, now).await?;
+        queue::requeue(&mut tx, &held(&turn.releases)).await?;
+        let leases = match turn.claim {
+            Some(claim) => claim_in(&mut tx, now, claim).await?,
+            None => Vec::new(),
+        };
+        let opened: Vec<_> = leases.iter().filter_map(open).collect();
+        let writes: Vec<_> = turn.begins.iter().chain(&opened).collect();
+        let mut begins = intents::begin_in(&mut tx, &writes, now).await?;
+        begins.truncate(turn.begins.len());
+        self.tell_others(&mut tx, &changed, is_work_due).await?;
+        tx.commit().await?;
+        self.announce(&changed);
+        Ok(Turned { records, begins, leases })
+    }
+
     /// Claims up to `teachers` calendars that have due rows, soonest start first, each with at most `rows_per_teacher`
     /// rows (not final or settled-and-not-due ones). A lease that ran out may be claimed again.
     pub async fn claim(
@@ -45,72 +77,15 @@ impl Store {
         teachers: i64,
         rows_per_teacher: i64,
     ) -> Result<Vec<TeacherLease>> {
-        let until = now.plus(lease_ms);
-        let mut tx = self.inner.write("claiming calendars").await?;
-        for _ in 0..CLAIM_ROUNDS {
-            let claimed = queue::claim(&mut tx, now, until, teachers).await?;
-            if claimed.is_empty() {
-                break;
-            }
-            let held: Vec<_> = claimed
-                .iter()
-                .map(|claimed| Held { teacher_id: claimed.teacher.as_str(), lease_token: claimed.token })
-                .collect();
-            let mut jobs = due_jobs(&mut tx, &held, now, rows_per_teacher).await?;
-
-            // A calendar may look due and not be: its holder put all rows off and died before it gave the lease back.
-            let idle: Vec<_> = claimed
-                .iter()
-                .filter(|claimed| !jobs.contains_key(&claimed.teacher))
-                .map(|claimed| Held { teacher_id: claimed.teacher.as_str(), lease_token: claimed.token })
-                .collect();
-            queue::requeue(&mut tx, &idle).await?;
-            if jobs.is_empty() {
-                continue;
-            }
-            let mut grants = credentials::of_teachers(&mut tx, jobs.keys()).await?;
-            tx.commit().await?;
-            return Ok(claimed
-                .into_iter()
-                .filter_map(|claimed| {
-                    Some(TeacherLease {
-                        jobs: jobs.remove(&claimed.teacher)?,
-                        credential: grants.remove(&claimed.teacher),
-                        teacher: claimed.teacher,
-                        token: claimed.token,
-                        until,
-                    })
-                })
-                .collect());
-        }
-        // Dropping the transaction instead would undo the requeuing of the rounds before.
-        tx.commit().await?;
-        Ok(Vec::new())
+        let claim = Some(Claim { lease_ms, teachers, rows_per_teacher });
+        Ok(self.turn(&Turn { claim, ..Turn::default() }, now, &mut |_| None).await?.leases)
     }
 
     /// Keeps intents before their calls: each row only if the lease token still stands and nothing else is wanted by
     /// now. A begun row stays due until [`Store::record`], which also sees to the document.
     pub async fn begin(&self, writes: &[RowWrite], now: UnixMillis) -> Result<Vec<Written>> {
-        if writes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut tx = self.inner.write("keeping intents").await?;
-        let mut batch = Batch::load(&mut tx, writes, now).await?;
-        let written: Vec<_> = writes
-            .iter()
-            .map(|write| match batch.current(write) {
-                Some(current) if current.desired_revision == write.row.desired_revision => {
-                    let due = current.next_attempt_at;
-                    batch.apply(write, false, now);
-                    batch.keep_due(&write.row, due);
-                    Written::Yes
-                }
-                _ => Written::No,
-            })
-            .collect();
-        batch.working.save_rows(&mut tx).await?;
-        tx.commit().await?;
-        Ok(written)
+        let begins = writes.to_vec();
+        Ok(self.turn(&Turn { begins, ..Turn::default() }, now, &mut |_| None).await?.begins)
     }
 
     /// Records results: rows, successors, documents, results for `MEET`; wakes siblings that waited for a row that
@@ -118,37 +93,14 @@ impl Store {
     ///
     /// A result never puts a row to sleep that something woke after it was claimed: it stays due at once.
     pub async fn record(&self, writes: &[RowWrite], now: UnixMillis) -> Result<Vec<Written>> {
-        if writes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut tx = self.inner.write("recording results").await?;
-        let mut batch = Batch::load(&mut tx, writes, now).await?;
-        batch.load_woken(&mut tx).await?;
-        let mut woken = BTreeSet::new();
-        let mut called = Vec::new();
-        let written: Vec<_> = writes
-            .iter()
-            .map(|write| {
-                let Some(current) = batch.current(write) else { return Written::No };
-                called.extend(calls::Draft::between(current, &write.row, now));
-                let has_moved = current.desired_revision != write.row.desired_revision;
-                let became_final = write.row.phase.is_final() && !current.phase.is_final();
-                batch.apply(write, has_moved, now);
-                if became_final {
-                    woken.extend(batch.wake_siblings(&write.row, now));
-                }
-                if has_moved { Written::WantMoved } else { Written::Yes }
-            })
-            .collect();
-        let saved = batch.working.save(&mut tx, now).await?;
-        let keys: Vec<_> =
-            woken.iter().map(|(session, ordinal)| RowKey { session_id: session.as_str(), ordinal: *ordinal }).collect();
-        queue::mark_woken(&mut tx, &keys).await?;
-        self.tell_others(&mut tx, &saved.changed, saved.work_due).await?;
-        calls::keep(&mut tx, called).await?;
-        tx.commit().await?;
-        self.announce(&saved.changed);
-        Ok(written)
+        let records = writes.to_vec();
+        Ok(self.turn(&Turn { records, ..Turn::default() }, now, &mut |_| None).await?.records)
+    }
+
+    /// Gives calendars back, due again when their next row is. A lease that somebody else took over is left alone.
+    pub async fn release(&self, leases: &[(TeacherId, i64)], now: UnixMillis) -> Result<()> {
+        let releases = leases.to_vec();
+        self.turn(&Turn { releases, ..Turn::default() }, now, &mut |_| None).await.map(drop)
     }
 
     /// A session as folded, with all its rows.
@@ -158,18 +110,62 @@ impl Store {
     }
 }
 
+fn held(leases: &[(TeacherId, i64)]) -> Vec<Held<'_>> {
+    leases.iter().map(|(teacher, token)| Held { teacher_id: teacher.as_str(), lease_token: *token }).collect()
+}
+
+async fn claim_in(tx: &mut Tx, now: UnixMillis, claim: Claim) -> Result<Vec<TeacherLease>> {
+    let until = now.plus(claim.lease_ms);
+    for _ in 0..CLAIM_ROUNDS {
+        let claimed = queue::claim(tx, now, until, claim.teachers).await?;
+        if claimed.is_empty() {
+            break;
+        }
+        let held: Vec<_> = claimed
+            .iter()
+            .map(|claimed| Held { teacher_id: claimed.teacher.as_str(), lease_token: claimed.token })
+            .collect();
+        let mut jobs = due_jobs(tx, &held, now, claim.rows_per_teacher).await?;
+
+        // A calendar may look due and not be: its holder put all rows off and died before it gave the lease back.
+        let idle: Vec<_> = claimed
+            .iter()
+            .filter(|claimed| !jobs.contains_key(&claimed.teacher))
+            .map(|claimed| Held { teacher_id: claimed.teacher.as_str(), lease_token: claimed.token })
+            .collect();
+        queue::requeue(tx, &idle).await?;
+        if jobs.is_empty() {
+            continue;
+        }
+        let mut grants = credentials::of_teachers(tx, jobs.keys()).await?;
+        return Ok(claimed
+            .into_iter()
+            .filter_map(|claimed| {
+                Some(TeacherLease {
+                    jobs: jobs.remove(&claimed.teacher)?,
+                    credential: grants.remove(&claimed.teacher),
+                    teacher: claimed.teacher,
+                    token: claimed.token,
+                    until,
+                })
+            })
+            .collect());
+    }
+    Ok(Vec::new())
+}
+
 /// The jobs of the claimed calendars; those without one are missing.
 async fn due_jobs(
     tx: &mut Tx,
     held: &[Held<'_>],
     now: UnixMillis,
     rows_per_teacher: i64,
-) -> Result<HashMap<TeacherId, Vec<Job>>> {
+) -> Result<HashMap<TeacherId, Vec<Arc<Job>>>> {
     let mut due = Vec::new();
     for row in tx.rows(DUE, vec![super::sql::batch(held), now.into(), rows_per_teacher.into()]).await? {
         due.push((rows::teacher_id(&row)?, rows::session_id(&row)?, row.get::<i64>("ordinal")?));
     }
-    let mut jobs = HashMap::<TeacherId, Vec<Job>>::new();
+    let mut jobs = HashMap::<TeacherId, Vec<Arc<Job>>>::new();
     if due.is_empty() {
         return Ok(jobs);
     }
@@ -179,13 +175,14 @@ async fn due_jobs(
         let Some(entry) = working.get(session) else { continue };
         let Some(row) = entry.row(*ordinal) else { continue };
         let siblings = entry.rows.iter().filter(|other| other.ordinal != *ordinal).map(sibling).collect();
-        jobs.entry(teacher.clone()).or_default().push(Job {
+        jobs.entry(teacher.clone()).or_default().push(Arc::new(Job {
             session: entry.session.clone(),
             row: row.clone(),
             siblings,
             traceparent: entry.traceparent.clone(),
             published_at: entry.published_at,
-        });
+            document: entry.document().cloned(),
+        }));
     }
     Ok(jobs)
 }
@@ -201,9 +198,39 @@ fn sibling(row: &MeetEvent) -> Sibling {
     }
 }
 
+/// Writes results; says what became of each, which documents changed, and whether anything became due.
+async fn record_in(tx: &mut Tx, writes: &[RowWrite], now: UnixMillis) -> Result<(Vec<Written>, Vec<SessionId>, bool)> {
+    if writes.is_empty() {
+        return Ok((Vec::new(), Vec::new(), false));
+    }
+    let mut batch = Batch::of_results(tx, writes, now).await?;
+    let mut woken = BTreeSet::new();
+    let mut called = Vec::new();
+    let written: Vec<_> = writes
+        .iter()
+        .map(|write| {
+            let Some(current) = batch.current(write) else { return Written::No };
+            called.extend(calls::Draft::between(current, &write.row, now));
+            let has_moved = current.desired_revision != write.row.desired_revision;
+            let became_final = write.row.phase.is_final() && !current.phase.is_final();
+            batch.apply(write, has_moved, now);
+            if became_final {
+                woken.extend(batch.wake_siblings(&write.row, now));
+            }
+            if has_moved { Written::WantMoved } else { Written::Yes }
+        })
+        .collect();
+    let saved = batch.working.save(tx, now).await?;
+    let keys: Vec<_> =
+        woken.iter().map(|(session, ordinal)| RowKey { session_id: session.as_str(), ordinal: *ordinal }).collect();
+    queue::mark_woken(tx, &keys).await?;
+    calls::keep(tx, called).await?;
+    Ok((written, saved.changed, saved.work_due))
+}
+
 /// Rows to be written, next to what the database holds.
-struct Batch {
-    working: Working,
+pub(super) struct Batch {
+    pub(super) working: Working,
     /// Leases that stand.
     tokens: HashMap<TeacherId, i64>,
     /// Rows that were woken under the lease that runs.
@@ -211,22 +238,49 @@ struct Batch {
 }
 
 impl Batch {
-    async fn load(tx: &mut Tx, writes: &[RowWrite], now: UnixMillis) -> Result<Self> {
+    /// For intents: reads the sessions of the writes.
+    pub(super) async fn load(tx: &mut Tx, writes: &[&RowWrite], now: UnixMillis) -> Result<Self> {
         let teachers: BTreeSet<_> = writes.iter().map(|write| &write.row.teacher).collect();
         let sessions: BTreeSet<_> = writes.iter().map(|write| &write.row.session).collect();
         let tokens = queue::standing(tx, teachers, now).await?;
         Ok(Self { working: Working::load(tx, sessions).await?, tokens, woken: HashSet::new() })
     }
 
-    async fn load_woken(&mut self, tx: &mut Tx) -> Result<()> {
-        for row in tx.rows(WOKEN, vec![session_ids(self.working.ids())]).await? {
-            self.woken.insert((rows::session_id(&row)?, row.get("ordinal")?));
+    /// For results: reads only those sessions that are not as they were when they were claimed.
+    async fn of_results(tx: &mut Tx, writes: &[RowWrite], now: UnixMillis) -> Result<Self> {
+        let mut unchanged = intents::unchanged(tx, writes, now).await?;
+        let changed: Vec<_> = writes
+            .iter()
+            .filter(|write| !unchanged.contains_key(&(write.row.session.clone(), write.row.ordinal)))
+            .collect();
+        let mut batch = if changed.is_empty() {
+            Self { working: Working::default(), tokens: HashMap::new(), woken: HashSet::new() }
+        } else {
+            Self::load(tx, &changed, now).await?
+        };
+        if !changed.is_empty() {
+            for row in tx.rows(WOKEN, vec![session_ids(batch.working.ids())]).await? {
+                batch.woken.insert((rows::session_id(&row)?, row.get("ordinal")?));
+            }
         }
-        Ok(())
+        for write in writes {
+            let key = (write.row.session.clone(), write.row.ordinal);
+            let Some(was_woken) = unchanged.remove(&key) else { continue };
+            let Some((origin, document)) = intents::alone(write) else { continue };
+            let (job, row) = (&origin.job, origin.row().clone());
+            let origin = (job.traceparent.clone(), job.published_at);
+            let entry = Entry::known(job.session.clone(), origin, row, document.clone());
+            batch.working.adopt(entry);
+            batch.tokens.insert(write.row.teacher.clone(), write.token);
+            if was_woken {
+                batch.woken.insert(key);
+            }
+        }
+        Ok(batch)
     }
 
     /// The row as the database holds it, if the write's token stands.
-    fn current(&self, write: &RowWrite) -> Option<&MeetEvent> {
+    pub(super) fn current(&self, write: &RowWrite) -> Option<&MeetEvent> {
         let row = &write.row;
         if self.tokens.get(&row.teacher) != Some(&write.token) {
             return None;
@@ -235,7 +289,7 @@ impl Batch {
     }
 
     /// Takes a write over. [`Batch::current`] has found its row.
-    fn apply(&mut self, write: &RowWrite, has_moved: bool, now: UnixMillis) {
+    pub(super) fn apply(&mut self, write: &RowWrite, has_moved: bool, now: UnixMillis) {
         let was_woken = self.woken.contains(&(write.row.session.clone(), write.row.ordinal));
         let entry = self.working.touch(&write.row.session).expect("found by Batch::current");
         let current = entry.row(write.row.ordinal).expect("found by Batch::current");
@@ -270,7 +324,7 @@ impl Batch {
     }
 
     /// Keeps a begun row due as it was: should its holder die before the result is recorded, it is looked at again.
-    fn keep_due(&mut self, begun: &MeetEvent, due: Option<UnixMillis>) {
+    pub(super) fn keep_due(&mut self, begun: &MeetEvent, due: Option<UnixMillis>) {
         let entry = self.working.touch(&begun.session).expect("the row was written a moment ago");
         let Some(row) = entry.row(begun.ordinal) else { return };
         if let Some(due) = due

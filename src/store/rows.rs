@@ -3,13 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use super::sql::{Row, Sql, columns, with_batch, word, word_of};
+use super::many::{Insert, Select, Type};
+use super::sql::{Row, Value, by_session, columns, word, word_of};
 use crate::event::Details;
 use crate::model::{
     Attendee, Epoch, EventId, GoogleSub, Kind, MeetLink, SessionId, SessionVersion, TeacherId, TimeZone, UnixMillis,
 };
 use crate::plan::{Binding, Code, ConferenceState, Failure, Intent, MeetEvent, Phase, Want};
-use crate::projection::{Head, Session, Stamp, Status};
+use crate::projection::{Head, Ranks, Session, Stamp, Status};
 use crate::status::{Document, MeetStatus};
 
 const STATUSES: [(Status, &str); 2] = [(Status::Scheduled, "scheduled"), (Status::Canceled, "canceled")];
@@ -17,118 +18,240 @@ const WANTS: [(Want, &str); 2] = [(Want::Present, "present"), (Want::Absent, "ab
 
 columns! {
     /// Table `session`.
-    SessionColumns of "session"
+    SessionColumns of "session", inserted by INSERT_SESSIONS, replaced by REPLACE_SESSIONS, read by SESSIONS
     key {
-        session_id: &'a str => text,
+        session_id: &'a str => Text,
     }
     set {
-        head_epoch: i64 => bigint,
-        head_version: i64 => bigint,
-        head_sequence: i64 => bigint,
-        status: &'static str => text,
-        teacher_id: &'a str => text,
-        content_hash: &'a str => text,
-        details_epoch: Option<i64> => bigint,
-        details_version: Option<i64> => bigint,
-        details_sequence: Option<i64> => bigint,
-        kind: Option<&'static str> => text,
-        title: Option<&'a str> => text,
-        description: Option<&'a str> => text,
-        starts_at_ms: Option<i64> => bigint,
-        ends_at_ms: Option<i64> => bigint,
-        time_zone: Option<&'static str> => text,
-        attendees: Option<String> => text,
-        url: Option<&'a str> => text,
-        desired_hash: &'a str => text,
-        traceparent: Option<&'a str> => text,
-        published_at_ms: Option<i64> => bigint,
-        meet_status: &'static str => text,
-        document: &'a str => text,
-        document_revision: i64 => bigint,
-        document_updated_at_ms: i64 => bigint,
-        list_starts_at_ms: i64 => bigint,
+        head_epoch: i64 => Int,
+        head_version: i64 => Int,
+        head_sequence: i64 => Int,
+        status: &'static str => Text,
+        teacher_id: &'a str => Text,
+        content_hash: &'a str => Text,
+        details_epoch: Option<i64> => Int,
+        details_version: Option<i64> => Int,
+        details_sequence: Option<i64> => Int,
+        kind: Option<&'static str> => Text,
+        title: Option<&'a str> => Text,
+        description: Option<&'a str> => Text,
+        starts_at_ms: Option<i64> => Int,
+        ends_at_ms: Option<i64> => Int,
+        time_zone: Option<&'static str> => Text,
+        attendees: Option<String> => Text,
+        url: Option<&'a str> => Text,
+        desired_hash: &'a str => Text,
+        traceparent: Option<&'a str> => Text,
+        published_at_ms: Option<i64> => Int,
+        meet_status: &'static str => Text,
+        document: &'a str => Text,
+        document_revision: i64 => Int,
+        document_updated_at_ms: i64 => Int,
+        list_starts_at_ms: i64 => Int,
     }
 }
 
 columns! {
     /// Table `session_meet_event`, but for `woken_lease`, which only wake-ups write.
-    EventColumns of "session_meet_event"
+    EventColumns of "session_meet_event", inserted by INSERT_EVENTS, replaced by REPLACE_EVENTS, read by EVENTS
     key {
-        session_id: &'a str => text,
-        ordinal: i64 => bigint,
+        session_id: &'a str => Text,
+        ordinal: i64 => Int,
     }
     set {
-        teacher_id: &'a str => text,
-        google_sub: Option<&'a str> => text,
-        calendar_id: Option<&'a str> => text,
-        generation: Option<i64> => bigint,
-        event_id: Option<&'a str> => text,
-        want: &'static str => text,
-        desired_revision: i64 => bigint,
-        phase: &'static str => text,
-        etag: Option<&'a str> => text,
-        ical_uid: Option<&'a str> => text,
-        written_hash: Option<&'a str> => text,
-        accepted_hash: Option<&'a str> => text,
-        observed_hash: Option<&'a str> => text,
-        meet_link: Option<&'a str> => text,
-        conference_state: &'static str => text,
-        conference_attempt: i64 => bigint,
-        conference_since_ms: Option<i64> => bigint,
-        intent_operation: Option<&'a str> => text,
-        intent_at_ms: Option<i64> => bigint,
-        insert_unclear_at_ms: Option<i64> => bigint,
-        taken_at_ms: Option<i64> => bigint,
-        confirmed_at_ms: Option<i64> => bigint,
-        late_checks: i64 => bigint,
-        refetches: i64 => bigint,
-        repairs: i64 => bigint,
-        repairs_since_ms: Option<i64> => bigint,
-        failure_code: Option<&'static str> => text,
-        failure_message: Option<&'a str> => text,
-        failure_since_ms: Option<i64> => bigint,
-        failure_attempts: Option<i64> => bigint,
-        settled: bool => boolean,
-        next_attempt_at_ms: Option<i64> => bigint,
+        teacher_id: &'a str => Text,
+        google_sub: Option<&'a str> => Text,
+        calendar_id: Option<&'a str> => Text,
+        generation: Option<i64> => Int,
+        event_id: Option<&'a str> => Text,
+        want: &'static str => Text,
+        desired_revision: i64 => Int,
+        phase: &'static str => Text,
+        etag: Option<&'a str> => Text,
+        ical_uid: Option<&'a str> => Text,
+        written_hash: Option<&'a str> => Text,
+        accepted_hash: Option<&'a str> => Text,
+        observed_hash: Option<&'a str> => Text,
+        meet_link: Option<&'a str> => Text,
+        conference_state: &'static str => Text,
+        conference_attempt: i64 => Int,
+        conference_since_ms: Option<i64> => Int,
+        intent_operation: Option<&'a str> => Text,
+        intent_at_ms: Option<i64> => Int,
+        insert_unclear_at_ms: Option<i64> => Int,
+        taken_at_ms: Option<i64> => Int,
+        confirmed_at_ms: Option<i64> => Int,
+        late_checks: i64 => Int,
+        refetches: i64 => Int,
+        repairs: i64 => Int,
+        repairs_since_ms: Option<i64> => Int,
+        failure_code: Option<&'static str> => Text,
+        failure_message: Option<&'a str> => Text,
+        failure_since_ms: Option<i64> => Int,
+        failure_attempts: Option<i64> => Int,
+        settled: bool => Bool,
+        next_attempt_at_ms: Option<i64> => Int,
     }
 }
 
-/// A row that is as [`MeetEvent::new`] makes it, as nearly all are when they are inserted: what of it is not the same for
-/// all. A fifth of the columns of [`EventColumns`], and that much faster where thousands of sessions come in.
-#[derive(Debug, Serialize)]
-pub(super) struct NewEventColumns<'a> {
-    session_id: &'a str,
-    ordinal: i64,
-    teacher_id: &'a str,
-    next_attempt_at_ms: Option<i64>,
+/// Inserts rows that are as [`MeetEvent::new`] makes them, as nearly all are when they are inserted: a fifth of the columns
+/// of [`EventColumns`] is not the same for all. The values here are those of [`MeetEvent::new`].
+pub(super) static INSERT_NEW_EVENTS: Insert = Insert {
+    table: "session_meet_event",
+    columns: &[
+        ("session_id", Type::Text),
+        ("ordinal", Type::Int),
+        ("teacher_id", Type::Text),
+        ("next_attempt_at_ms", Type::Int),
+    ],
+    constants: &[
+        ("want", "'present'"),
+        ("desired_revision", "1"),
+        ("phase", "'new'"),
+        ("conference_state", "'none'"),
+        ("conference_attempt", "0"),
+        ("late_checks", "0"),
+        ("refetches", "0"),
+        ("repairs", "0"),
+        ("settled", "FALSE"),
+    ],
+    after: "",
+};
+
+/// Whether a row is as new.
+pub(super) fn is_as_new(event: &MeetEvent) -> bool {
+    event
+        .next_attempt_at
+        .is_some_and(|at| *event == MeetEvent::new(event.session.clone(), event.ordinal, event.teacher.clone(), at))
 }
 
-impl<'a> NewEventColumns<'a> {
-    /// Inserts a batch. The values here are those of [`MeetEvent::new`].
-    pub(super) const INSERT: Sql = with_batch!(
-        "INSERT INTO session_meet_event (session_id, ordinal, teacher_id, want, desired_revision, phase, \
-         conference_state, conference_attempt, late_checks, refetches, repairs, settled, next_attempt_at_ms) \
-         SELECT session_id, ordinal, teacher_id, 'present', 1, 'new', 'none', 0, 0, 0, 0, FALSE, next_attempt_at_ms FROM ",
-        [session_id text, ordinal bigint, teacher_id text, next_attempt_at_ms bigint],
-        " AS batch"
-    );
+/// The values of a row for [`INSERT_NEW_EVENTS`].
+pub(super) fn append_new_event(event: &MeetEvent, values: &mut Vec<Value>) {
+    values.extend([
+        event.session.as_str().into(),
+        event.ordinal.into(),
+        event.teacher.as_str().into(),
+        event.next_attempt_at.into(),
+    ]);
+}
 
-    /// The columns, if the row is as new.
-    pub(super) fn of(event: &'a MeetEvent) -> Option<Self> {
-        let at = event.next_attempt_at?;
-        let new = MeetEvent::new(event.session.clone(), event.ordinal, event.teacher.clone(), at);
-        (*event == new).then(|| Self {
-            session_id: event.session.as_str(),
-            ordinal: event.ordinal,
-            teacher_id: event.teacher.as_str(),
-            next_attempt_at_ms: Some(at.get()),
-        })
-    }
+/// Changes what [`crate::plan::assign`] changes of a row that the database holds, and nothing else: a third of the columns
+/// of [`EventColumns`]. The constants are never written; they stand in for columns that may not be empty.
+pub(super) static ASSIGN_EVENTS: Insert = Insert {
+    table: "session_meet_event",
+    columns: &[
+        ("session_id", Type::Text),
+        ("ordinal", Type::Int),
+        ("want", Type::Text),
+        ("desired_revision", Type::Int),
+        ("phase", Type::Text),
+        ("refetches", Type::Int),
+        ("failure_code", Type::Text),
+        ("failure_message", Type::Text),
+        ("failure_since_ms", Type::Int),
+        ("failure_attempts", Type::Int),
+        ("settled", Type::Bool),
+        ("next_attempt_at_ms", Type::Int),
+    ],
+    constants: &[
+        ("teacher_id", "''"),
+        ("conference_state", "'none'"),
+        ("conference_attempt", "0"),
+        ("late_checks", "0"),
+        ("repairs", "0"),
+    ],
+    after: "ON CONFLICT (session_id, ordinal) DO UPDATE SET want = excluded.want, \
+            desired_revision = excluded.desired_revision, phase = excluded.phase, refetches = excluded.refetches, \
+            failure_code = excluded.failure_code, failure_message = excluded.failure_message, \
+            failure_since_ms = excluded.failure_since_ms, failure_attempts = excluded.failure_attempts, \
+            settled = excluded.settled, next_attempt_at_ms = excluded.next_attempt_at_ms",
+};
+
+/// Whether nothing but the columns of [`ASSIGN_EVENTS`] tells the rows apart.
+pub(super) fn is_assigned(before: &MeetEvent, after: &MeetEvent) -> bool {
+    let assigned = MeetEvent {
+        want: after.want,
+        desired_revision: after.desired_revision,
+        phase: after.phase,
+        refetches: after.refetches,
+        failure: after.failure.clone(),
+        settled: after.settled,
+        next_attempt_at: after.next_attempt_at,
+        ..before.clone()
+    };
+    assigned == *after
+}
+
+/// The values of a row for [`ASSIGN_EVENTS`].
+pub(super) fn append_assigned(event: &MeetEvent, values: &mut Vec<Value>) {
+    let failure = event.failure.as_ref();
+    values.extend([
+        event.session.as_str().into(),
+        event.ordinal.into(),
+        word_of(&WANTS, event.want).into(),
+        event.desired_revision.into(),
+        word_of(&Phase::WORDS, event.phase).into(),
+        event.refetches.into(),
+        failure.map(|failure| failure.code.as_str()).into(),
+        failure.map(|failure| failure.message.as_str()).into(),
+        failure.map(|failure| failure.since).into(),
+        failure.map(|failure| failure.attempts).into(),
+        event.settled.into(),
+        event.next_attempt_at.into(),
+    ]);
+}
+
+/// What is read of every session in a group: enough to know what an event changes, and what is written beside a session
+/// whose content comes from events of the group.
+pub(super) const KNOWN: Select = by_session!(
+    "session",
+    session_id head_epoch head_version head_sequence content_hash details_epoch details_version details_sequence
+    desired_hash document_revision document_updated_at_ms
+);
+
+/// A row of [`KNOWN`].
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) ranks: Ranks,
+    pub(super) desired_hash: String,
+    /// The JSON is not read: it holds the version, so it differs where the version does.
+    pub(super) document: KeptDocument,
+}
+
+/// Reads a row of [`KNOWN`].
+pub(super) fn read_known(row: &Row) -> Result<(SessionId, Known)> {
+    let known = Known {
+        ranks: Ranks { head: head_stamp(row)?, content_hash: row.get("content_hash")?, details: details_stamp(row)? },
+        desired_hash: row.get("desired_hash")?,
+        document: KeptDocument {
+            json: String::new(),
+            revision: row.get("document_revision")?,
+            updated_at: UnixMillis::new(row.get("document_updated_at_ms")?),
+        },
+    };
+    Ok((session_id(row)?, known))
+}
+
+fn head_stamp(row: &Row) -> Result<Stamp> {
+    Ok(Stamp {
+        epoch: Epoch(row.get("head_epoch")?),
+        version: version(row, "head_version")?,
+        sequence: row.get("head_sequence")?,
+    })
+}
+
+fn details_stamp(row: &Row) -> Result<Option<Stamp>> {
+    let Some(epoch) = row.get::<Option<i64>>("details_epoch")? else { return Ok(None) };
+    Ok(Some(Stamp {
+        epoch: Epoch(epoch),
+        version: version(row, "details_version")?,
+        sequence: row.get("details_sequence")?,
+    }))
 }
 
 /// A document as it is kept, next to the session it was made of.
 #[derive(Debug, Clone)]
-pub(super) struct KeptDocument {
+pub(crate) struct KeptDocument {
     /// The JSON, `updatedAt` included.
     pub(super) json: String,
     /// Counts its changes.
@@ -227,14 +350,10 @@ pub(super) fn event_columns(event: &MeetEvent) -> EventColumns<'_> {
 
 /// Reads a row of `session`.
 pub(super) fn read_session(row: &Row) -> Result<Session> {
-    let details = match row.get::<Option<i64>>("details_epoch")? {
+    let details = match details_stamp(row)? {
         None => None,
-        Some(epoch) => Some((
-            Stamp {
-                epoch: Epoch(epoch),
-                version: version(row, "details_version")?,
-                sequence: row.get("details_sequence")?,
-            },
+        Some(stamp) => Some((
+            stamp,
             Details {
                 kind: row.parsed("kind", Kind::parse)?,
                 title: row.get("title")?,
@@ -250,11 +369,7 @@ pub(super) fn read_session(row: &Row) -> Result<Session> {
     Ok(Session {
         id: session_id(row)?,
         head: Head {
-            stamp: Stamp {
-                epoch: Epoch(row.get("head_epoch")?),
-                version: version(row, "head_version")?,
-                sequence: row.get("head_sequence")?,
-            },
+            stamp: head_stamp(row)?,
             status: row.parsed("status", |text| word(&STATUSES, text))?,
             teacher: teacher_id(row)?,
             content_hash: row.get("content_hash")?,

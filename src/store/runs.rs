@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::ingest::fold_in;
+use super::ingest::{Item, fold_in};
 use super::sql::{Row, Sql, Tx, args, batch, both, with_batch, word};
 use super::{FoldReport, Incoming, Result, Store};
 use crate::model::{Epoch, SessionId, UnixMillis};
@@ -178,9 +178,10 @@ impl Store {
         until: UnixMillis,
         count: impl FnOnce(&FoldReport) -> Counts,
     ) -> Result<Option<FoldReport>> {
+        let items: Vec<_> = group.iter().map(Item::of).collect();
         let mut tx = self.inner.write("replaying a group of messages").await?;
         let before = sessions_of(&mut tx, &run.id).await?;
-        let report = fold_in(&mut tx, epoch, group, now).await?;
+        let report = fold_in(&mut tx, epoch, group, &items, now).await?;
         note_sessions(&mut tx, &run.id, &report.changed).await?;
         let mut counts = count(&report);
         counts.sessions_changed = sessions_of(&mut tx, &run.id).await? - before;

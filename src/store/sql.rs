@@ -3,12 +3,18 @@
 //!
 //! Batches are one statement each: a JSON text is bound and expanded by `json_each` (SQLite) or `jsonb_to_recordset`
 //! (PostgreSQL), so 256 rows cost one round trip to the database's thread or server and one prepared statement, whatever
-//! their number. Deliberately absent: statement texts put together at run time.
+//! their number. The rows of ingest and of results, which are many and wide, go and come as [`super::many`] says; only
+//! there are statement texts put together at run time.
+
+use std::sync::Arc;
 
 use serde::Serialize;
-use sqlx::postgres::PgRow;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Decode, Postgres, Row as _, Sqlite, Transaction, Type};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{AssertSqlSafe, Decode, Postgres, Row as _, SqlSafeStr, Sqlite, Transaction, Type};
+
+use super::many::{self, Cell, FromCell, Insert, Select};
 
 use super::{Result, StoreError, postgres, sqlite};
 use crate::model::{SessionId, UnixMillis};
@@ -59,17 +65,17 @@ macro_rules! with_batch {
 }
 pub(super) use with_batch;
 
-/// The columns of a table, once: a struct to write them with, `UPSERT` for a batch of it, and `BY_SESSION` that reads
-/// them all for a batch of `session_id`s.
+/// The columns of a table, once: a struct to write them with, [`Insert`](super::many::Insert)s of it, and a
+/// [`Select`](super::many::Select) that reads them all for a batch of `session_id`s.
 macro_rules! columns {
     (
         $(#[$doc:meta])*
-        $name:ident of $table:literal
+        $name:ident of $table:literal, inserted by $insert:ident, replaced by $upsert:ident, read by $select:ident
         key { $key:ident: $key_type:ty => $key_sql:ident, $($key2:ident: $key2_type:ty => $key2_sql:ident,)* }
         set { $first:ident: $first_type:ty => $first_sql:ident, $($field:ident: $type:ty => $sql:ident,)* }
     ) => {
         $(#[$doc])*
-        #[derive(Debug, serde::Serialize)]
+        #[derive(Debug)]
         pub(super) struct $name<'a> {
             pub(super) $key: $key_type,
             $(pub(super) $key2: $key2_type,)*
@@ -78,45 +84,78 @@ macro_rules! columns {
         }
 
         impl $name<'_> {
-            /// Inserts a batch, or replaces what is there.
-            pub(super) const UPSERT: $crate::store::sql::Sql = $crate::store::sql::with_batch!(
-                concat!(
-                    "INSERT INTO ", $table, " (", stringify!($key), $(", ", stringify!($key2),)*
-                    ", ", stringify!($first), $(", ", stringify!($field),)* ") SELECT * FROM "
-                ),
-                [$key $key_sql $(, $key2 $key2_sql)* , $first $first_sql $(, $field $sql)*],
-                concat!(
-                    // SQLite needs the WHERE to tell the conflict clause from a join's.
-                    " AS batch WHERE TRUE ON CONFLICT (", stringify!($key), $(", ", stringify!($key2),)* ") DO UPDATE SET ",
-                    stringify!($first), " = excluded.", stringify!($first),
-                    $(", ", stringify!($field), " = excluded.", stringify!($field),)*
-                )
+            const TYPED: &'static [(&'static str, $crate::store::many::Type)] = &[
+                (stringify!($key), $crate::store::many::Type::$key_sql),
+                $((stringify!($key2), $crate::store::many::Type::$key2_sql),)*
+                (stringify!($first), $crate::store::many::Type::$first_sql),
+                $((stringify!($field), $crate::store::many::Type::$sql),)*
+            ];
+
+            const CONFLICT: &'static str = concat!(
+                "ON CONFLICT (", stringify!($key), $(", ", stringify!($key2),)* ") DO UPDATE SET ",
+                stringify!($first), " = excluded.", stringify!($first),
+                $(", ", stringify!($field), " = excluded.", stringify!($field),)*
             );
 
-            /// Reads the rows of a batch of sessions.
-            pub(super) const BY_SESSION: $crate::store::sql::Sql = $crate::store::sql::with_batch!(
-                concat!(
-                    "SELECT ", stringify!($key), $(", ", stringify!($key2),)*
-                    ", ", stringify!($first), $(", ", stringify!($field),)*
-                    " FROM ", $table, " WHERE session_id IN "
-                ),
-                [session_id text],
-                concat!(" ORDER BY ", stringify!($key), $(", ", stringify!($key2),)*)
-            );
+            /// The values in the order of the columns.
+            pub(super) fn append_to(self, values: &mut Vec<$crate::store::sql::Value>) {
+                values.extend([
+                    self.$key.into(), $(self.$key2.into(),)* self.$first.into(), $(self.$field.into(),)*
+                ]);
+            }
         }
+
+        /// Inserts rows that the table does not hold.
+        pub(super) static $insert: $crate::store::many::Insert = $crate::store::many::Insert {
+            table: $table, columns: $name::TYPED, constants: &[], after: "",
+        };
+
+        /// Inserts rows, or replaces what is there.
+        pub(super) static $upsert: $crate::store::many::Insert = $crate::store::many::Insert {
+            table: $table, columns: $name::TYPED, constants: &[], after: $name::CONFLICT,
+        };
+
+        /// Reads the rows of a batch of sessions, in any order.
+        pub(super) const $select: $crate::store::many::Select = $crate::store::sql::by_session!(
+            $table, $key $($key2)* $first $($field)*
+        );
     };
 }
 pub(super) use columns;
+
+/// Reads columns of a table for a batch of `session_id`s.
+macro_rules! by_session {
+    ($table:literal, $first:ident $($column:ident)*) => {
+        $crate::store::many::Select {
+            sql: $crate::store::sql::Sql {
+                sqlite: concat!(
+                    "SELECT json_group_array(json_array(", stringify!($first), $(", ", stringify!($column),)*
+                    ")) AS found FROM ", $table, " WHERE session_id IN (SELECT value FROM json_each($1))"
+                ),
+                postgres: concat!(
+                    "SELECT ", stringify!($first), $(", ", stringify!($column),)*
+                    " FROM ", $table, " WHERE session_id = ANY($1)"
+                ),
+            },
+            columns: &[stringify!($first), $(stringify!($column),)*],
+        }
+    };
+}
+pub(super) use by_session;
 
 /// An argument of a statement.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     /// A whole number or a time.
     Int(Option<i64>),
-    /// A text.
-    Text(Option<String>),
+    /// A text, in one allocation: a group has tens of thousands.
+    Text(Option<Arc<str>>),
     /// Bytes.
     Bytes(Option<Vec<u8>>),
+    /// A flag.
+    Bool(bool),
+    /// Keys: a JSON array in SQLite, an array in PostgreSQL.
+    Keys(Vec<String>),
 }
 
 macro_rules! value_from {
@@ -131,13 +170,14 @@ macro_rules! value_from {
 
 value_from! {
     i64 => |value| Self::Int(Some(value));
+    bool => |value| Self::Bool(value);
     Option<i64> => |value| Self::Int(value);
     UnixMillis => |value| Self::Int(Some(value.get()));
     Option<UnixMillis> => |value| Self::Int(value.map(UnixMillis::get));
-    &str => |value| Self::Text(Some(value.to_owned()));
-    String => |value| Self::Text(Some(value));
-    Option<&str> => |value| Self::Text(value.map(str::to_owned));
-    Option<String> => |value| Self::Text(value);
+    &str => |value| Self::Text(Some(value.into()));
+    String => |value| Self::Text(Some(value.into()));
+    Option<&str> => |value| Self::Text(value.map(Into::into));
+    Option<String> => |value| Self::Text(value.map(Into::into));
     &[u8] => |value| Self::Bytes(Some(value.to_vec()));
     Option<&[u8]> => |value| Self::Bytes(value.map(<[u8]>::to_vec));
 }
@@ -155,7 +195,7 @@ pub(super) fn batch<T: Serialize>(rows: &[T]) -> Value {
     let json = serde_json::to_string(rows).expect("structs of texts and numbers always serialise");
     // A NUL would fail the whole batch in PostgreSQL, and go on failing it; see [`without_nul`].
     let json = if json.contains("\\u0000") { batch_without_nul(&json) } else { json };
-    Value::Text(Some(json))
+    Value::Text(Some(json.into()))
 }
 
 fn batch_without_nul(json: &str) -> String {
@@ -182,17 +222,31 @@ pub(super) fn session_ids<'a>(ids: impl IntoIterator<Item = &'a SessionId>) -> V
 }
 
 macro_rules! bound {
-    ($database:ty, $text:expr, $args:expr) => {{
+    ($database:ty, $text:expr, $args:expr, $keys:expr) => {{
         let mut query = sqlx::query::<$database>($text);
         for value in $args {
             query = match value {
                 Value::Int(value) => query.bind(value),
                 Value::Text(value) => query.bind(value),
                 Value::Bytes(value) => query.bind(value),
+                Value::Bool(value) => query.bind(value),
+                Value::Keys(keys) => query.bind($keys(keys)),
             };
         }
         query
     }};
+}
+
+/// A statement with its arguments, for SQLite.
+fn for_sqlite(text: impl SqlSafeStr, args: impl IntoIterator<Item = Value>) -> Query<'static, Sqlite, SqliteArguments> {
+    bound!(Sqlite, text, args, |keys: Vec<String>| {
+        serde_json::to_string(&keys).expect("a list of texts always serialises")
+    })
+}
+
+/// A statement with its arguments, for PostgreSQL.
+fn for_postgres(text: impl SqlSafeStr, args: impl IntoIterator<Item = Value>) -> Query<'static, Postgres, PgArguments> {
+    bound!(Postgres, text, args, |keys: Vec<String>| keys)
 }
 
 /// PostgreSQL keeps no NUL in a text. Events with one are refused before they get here; what is left are texts for
@@ -200,7 +254,7 @@ macro_rules! bound {
 fn without_nul(args: Vec<Value>) -> Vec<Value> {
     args.into_iter()
         .map(|value| match value {
-            Value::Text(Some(text)) if text.contains('\0') => Value::Text(Some(text.replace('\0', "\u{fffd}"))),
+            Value::Text(Some(text)) if text.contains('\0') => Value::Text(Some(text.replace('\0', "\u{fffd}").into())),
             other => other,
         })
         .collect()
@@ -208,10 +262,13 @@ fn without_nul(args: Vec<Value>) -> Vec<Value> {
 
 /// What a column can be read as on both databases.
 pub(super) trait Column:
-    for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres>
+    for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + FromCell
 {
 }
-impl<T> Column for T where T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> {}
+impl<T> Column for T where
+    T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres> + FromCell
+{
+}
 
 /// A row of an answer.
 pub(super) struct Row {
@@ -222,6 +279,8 @@ pub(super) struct Row {
 enum RowOf {
     Sqlite(SqliteRow),
     Postgres(PgRow),
+    /// One array of the JSON that a [`Select`] reads.
+    Cells(Vec<Cell>, &'static [&'static str]),
 }
 
 impl Row {
@@ -230,6 +289,12 @@ impl Row {
         match &self.inner {
             RowOf::Sqlite(row) => row.try_get(name),
             RowOf::Postgres(row) => row.try_get(name),
+            RowOf::Cells(cells, columns) => {
+                let at = columns.iter().position(|column| *column == name);
+                let cell = at.and_then(|at| cells.get(at)).ok_or_else(|| sqlx::Error::ColumnNotFound(name.to_owned()));
+                let value = cell.map(T::from_cell);
+                value.and_then(|value| value.ok_or_else(|| sqlx::Error::Decode(format!("wrong type: {name}").into())))
+            }
         }
         .map_err(|error| failed(self.operation, error))
     }
@@ -291,11 +356,9 @@ impl Tx {
     pub(super) async fn execute(&mut self, sql: Sql, args: Vec<Value>) -> Result<i64> {
         let args = without_nul(args);
         let touched = match &mut self.inner {
-            TxOf::Sqlite(tx) => {
-                bound!(Sqlite, sql.sqlite, args).execute(&mut **tx).await.map(|done| done.rows_affected())
-            }
+            TxOf::Sqlite(tx) => for_sqlite(sql.sqlite, args).execute(&mut **tx).await.map(|done| done.rows_affected()),
             TxOf::Postgres(tx) => {
-                bound!(Postgres, sql.postgres, args).execute(&mut **tx).await.map(|done| done.rows_affected())
+                for_postgres(sql.postgres, args).execute(&mut **tx).await.map(|done| done.rows_affected())
             }
         };
         touched.map(|rows| i64::try_from(rows).unwrap_or(i64::MAX)).map_err(|error| failed(self.operation, error))
@@ -305,11 +368,11 @@ impl Tx {
     pub(super) async fn rows(&mut self, sql: Sql, args: Vec<Value>) -> Result<Vec<Row>> {
         let args = without_nul(args);
         let rows = match &mut self.inner {
-            TxOf::Sqlite(tx) => bound!(Sqlite, sql.sqlite, args)
+            TxOf::Sqlite(tx) => for_sqlite(sql.sqlite, args)
                 .fetch_all(&mut **tx)
                 .await
                 .map(|rows| rows.into_iter().map(RowOf::Sqlite).collect::<Vec<_>>()),
-            TxOf::Postgres(tx) => bound!(Postgres, sql.postgres, args)
+            TxOf::Postgres(tx) => for_postgres(sql.postgres, args)
                 .fetch_all(&mut **tx)
                 .await
                 .map(|rows| rows.into_iter().map(RowOf::Postgres).collect()),
@@ -320,6 +383,46 @@ impl Tx {
     /// The first row of a query.
     pub(super) async fn row(&mut self, sql: Sql, args: Vec<Value>) -> Result<Option<Row>> {
         Ok(self.rows(sql, args).await?.into_iter().next())
+    }
+
+    /// All rows of a query for a batch of keys.
+    pub(super) async fn select(&mut self, select: &Select, keys: Vec<String>) -> Result<Vec<Row>> {
+        let operation = self.operation;
+        let rows = self.rows(select.sql, vec![Value::Keys(keys)]).await?;
+        if matches!(self.inner, TxOf::Postgres(_)) {
+            return Ok(rows);
+        }
+        let Some(found) = rows.first() else { return Ok(Vec::new()) };
+        let json: String = found.get("found")?;
+        let garbled = |error: serde_json::Error| failed(operation, sqlx::Error::Decode(error.into()));
+        let found: Vec<Vec<Cell>> = serde_json::from_str(&json).map_err(garbled)?;
+        Ok(found.into_iter().map(|cells| Row { operation, inner: RowOf::Cells(cells, select.columns) }).collect())
+    }
+
+    /// Inserts rows; `values` holds them one after the other.
+    pub(super) async fn insert(&mut self, insert: &'static Insert, values: Vec<Value>) -> Result<()> {
+        let width = insert.columns.len();
+        let rows = values.len() / width;
+        let mut values = without_nul(values).into_iter();
+        let done = match &mut self.inner {
+            TxOf::Sqlite(tx) => {
+                let mut left = rows;
+                while left > 0 {
+                    let chunk = many::chunk(left);
+                    let text = AssertSqlSafe(insert.sqlite(chunk));
+                    let done = for_sqlite(text, values.by_ref().take(chunk * width)).execute(&mut **tx).await;
+                    done.map_err(|error| failed(self.operation, error))?;
+                    left -= chunk;
+                }
+                return Ok(());
+            }
+            TxOf::Postgres(_) if rows == 0 => return Ok(()),
+            TxOf::Postgres(tx) => {
+                let query = sqlx::query::<Postgres>(AssertSqlSafe(insert.postgres()));
+                arrays(query, insert, values).execute(&mut **tx).await
+            }
+        };
+        done.map(drop).map_err(|error| failed(self.operation, error))
     }
 
     /// Commits.
@@ -344,6 +447,45 @@ impl Tx {
             other => StoreError::Schema(format!("the schema cannot be migrated: {other}")),
         })
     }
+}
+
+/// Binds an array for each column.
+fn arrays(
+    mut query: Query<'static, Postgres, PgArguments>,
+    insert: &Insert,
+    values: impl Iterator<Item = Value>,
+) -> Query<'static, Postgres, PgArguments> {
+    enum Array {
+        Int(Vec<Option<i64>>),
+        Text(Vec<Option<String>>),
+        Bool(Vec<bool>),
+    }
+    let mut columns: Vec<_> = insert
+        .columns
+        .iter()
+        .map(|(_, column_type)| match column_type {
+            many::Type::Int => Array::Int(Vec::new()),
+            many::Type::Text => Array::Text(Vec::new()),
+            many::Type::Bool => Array::Bool(Vec::new()),
+        })
+        .collect();
+    let width = columns.len();
+    for (at, value) in values.enumerate() {
+        match (&mut columns[at % width], value) {
+            (Array::Int(column), Value::Int(value)) => column.push(value),
+            (Array::Text(column), Value::Text(value)) => column.push(value.map(|text| text.as_ref().to_owned())),
+            (Array::Bool(column), Value::Bool(value)) => column.push(value),
+            (_, value) => unreachable!("the structs of rows know the types of their columns, and {value:?} is none"),
+        }
+    }
+    for column in columns {
+        query = match column {
+            Array::Int(column) => query.bind(column),
+            Array::Text(column) => query.bind(column),
+            Array::Bool(column) => query.bind(column),
+        };
+    }
+    query
 }
 
 fn named(operation: &'static str, rows: std::result::Result<Vec<RowOf>, sqlx::Error>) -> Result<Vec<Row>> {
@@ -394,11 +536,11 @@ impl Database {
     pub(super) async fn rows(&self, operation: &'static str, sql: Sql, args: Vec<Value>) -> Result<Vec<Row>> {
         let args = without_nul(args);
         let rows = match &self.backend {
-            Backend::Sqlite(pools) => bound!(Sqlite, sql.sqlite, args)
+            Backend::Sqlite(pools) => for_sqlite(sql.sqlite, args)
                 .fetch_all(&pools.read)
                 .await
                 .map(|rows| rows.into_iter().map(RowOf::Sqlite).collect::<Vec<_>>()),
-            Backend::Postgres(pool) => bound!(Postgres, sql.postgres, args)
+            Backend::Postgres(pool) => for_postgres(sql.postgres, args)
                 .fetch_all(pool)
                 .await
                 .map(|rows| rows.into_iter().map(RowOf::Postgres).collect()),

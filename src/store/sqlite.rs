@@ -70,8 +70,9 @@ pub(super) async fn open(url: &str) -> Result<Pools> {
             options
                 .clone()
                 .journal_mode(SqliteJournalMode::Wal)
-                .statement_cache_capacity(80)
-                .pragma("cache_size", "-4096"),
+                .statement_cache_capacity(200)
+                // Room for what a group of a thousand events changes: what does not fit is written twice.
+                .pragma("cache_size", "-16384"),
         )
         .await
         .map_err(|error| failed("opening the database", error))?;
@@ -134,8 +135,9 @@ impl Pools {
     }
 }
 
-/// Whether the extended result code is worth another try: BUSY 5, LOCKED 6, IOERR 10, FULL 13, CANTOPEN 14
-/// (<https://www.sqlite.org/rescode.html>). A disk may become free again, and no message should be given up for it.
+/// Whether the extended result code is worth another try: BUSY 5, LOCKED 6, NOMEM 7, READONLY 8, IOERR 10, FULL 13,
+/// CANTOPEN 14 (<https://www.sqlite.org/rescode.html>). A disk may become free or writable again, and no message should be
+/// given up for it.
 pub(super) fn is_transient(code: &str) -> bool {
-    code.parse::<i64>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14))
+    code.parse::<i64>().is_ok_and(|code| matches!(code & 0xff, 5..=8 | 10 | 13 | 14))
 }

@@ -180,7 +180,7 @@ pub(super) async fn announce(
         return Ok(());
     }
     let draft = status_changed(teacher, before.map(|before| before.status), &after, now);
-    outbox::append(tx, &[draft]).await
+    outbox::append(tx, vec![draft]).await
 }
 
 /// The CloudEvent that says that a teacher's connection changed.

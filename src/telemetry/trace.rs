@@ -380,7 +380,7 @@ mod tests {
         });
         let row = MeetEvent { failure, settled, ..MeetEvent::new(event.session, 0, event.teacher, now) };
         let traceparent = Some(GOOD.to_owned());
-        let job = Job { session, row, siblings: Vec::new(), traceparent, published_at: None };
+        let job = Job { session, row, siblings: Vec::new(), traceparent, published_at: None, document: None };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || drop(reconcile(&job, now)));
         let spans = kept.0.lock().unwrap();
         assert_eq!(spans.len(), 1);

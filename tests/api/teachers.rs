@@ -55,6 +55,7 @@ async fn plan_all(api: &Api) {
                 let planned = plan::plan(&situation);
                 assert!(planned.call.is_none(), "nobody here may call Google");
                 writes.push(meet_projector::store::RowWrite {
+                    from: None,
                     token: lease.token,
                     row: planned.row,
                     successor: planned.successor,

@@ -171,7 +171,7 @@ pub async fn release(store: &Store, lease: &TeacherLease, now: UnixMillis) {
 }
 
 pub fn write(lease: &TeacherLease, row: MeetEvent) -> RowWrite {
-    RowWrite { token: lease.token, row, successor: None }
+    RowWrite { token: lease.token, from: None, row, successor: None }
 }
 
 /// The row as it is before its insert.

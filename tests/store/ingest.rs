@@ -85,7 +85,8 @@ pub async fn every_field_survives(kind: Kind) {
     let older = SessionEvent { traceparent: Some("00-older".into()), ..scheduled("ses_1", 7, "tch_1", 1) };
     let newer = SessionEvent { traceparent: None, ..scheduled("ses_2", 4, "tch_1", 3) };
     fold(&fresh.store, vec![older, newer]).await;
-    let traces: Vec<_> = claim_one(&fresh.store, NOW).await.jobs.into_iter().map(|job| job.traceparent).collect();
+    let traces: Vec<_> =
+        claim_one(&fresh.store, NOW).await.jobs.into_iter().map(|job| job.traceparent.clone()).collect();
     assert_eq!(traces, [None, event.traceparent]);
     assert_eq!(document(&fresh.store, "ses_2").await["startsAt"], "2026-12-01T03:00:00Z");
 }
@@ -169,11 +170,16 @@ pub async fn what_is_refused_is_kept_once(kind: Kind) {
     let fresh = Fresh::new(kind).await;
     let store = &fresh.store;
     let mut large = refused(2, "not_json");
-    large.raw.payload = vec![0xff; 300 * 1024].into();
+    // Whatever a server lets through unless it is told otherwise is kept whole, and more is bounded.
+    let whole: bytes::Bytes = (0..=u8::MAX).cycle().take(1024 * 1024).collect();
+    large.raw.payload = whole.clone();
+    let mut huge = refused(5, "oversized");
+    huge.raw.payload = vec![0xff; 9 * 1024 * 1024].into();
     let mut nul = scheduled("a", 1, "t", 1);
     nul.details.as_mut().unwrap().title = "Piano\0".into();
     nul.source = Some("/a\0b".into());
-    let group = [refused(1, "ends_before_start"), large, incoming(3, nul), incoming(4, scheduled("b", 1, "t", 1))];
+    let group =
+        [refused(1, "ends_before_start"), large, incoming(3, nul), incoming(4, scheduled("b", 1, "t", 1)), huge];
     for _ in 0..2 {
         let report = store.fold(EPOCH, &group, NOW).await.unwrap();
         let classes: Vec<_> = report
@@ -184,16 +190,17 @@ pub async fn what_is_refused_is_kept_once(kind: Kind) {
                 FoldOutcome::Folded(_) => None,
             })
             .collect();
-        assert_eq!(classes, ["ends_before_start", "not_json", "bad_value"]);
-        assert_eq!(report.position.contiguous, 4);
+        assert_eq!(classes, ["ends_before_start", "not_json", "bad_value", "oversized"]);
+        assert_eq!(report.position.contiguous, 5);
     }
     let letters = store.dead_letters(10, None).await.unwrap();
-    assert_eq!(letters.len(), 3);
-    assert_eq!(store.counts(NOW).await.unwrap().dead_letters, 3);
-    assert_eq!(letters[1].raw.as_ref().unwrap().payload.len(), 256 * 1024);
-    assert_eq!(letters[1].raw.as_ref().unwrap().headers[1], ("X".to_owned(), "a: b".to_owned()));
-    assert_eq!(letters[0].refused.session, Some(session("a")));
-    assert!(letters[0].refused.reason.starts_with("source holds a NUL"), "{}", letters[0].refused.reason);
+    assert_eq!(letters.len(), 4);
+    assert_eq!(store.counts(NOW).await.unwrap().dead_letters, 4);
+    assert_eq!(letters[0].raw.as_ref().unwrap().payload.len(), 8 * 1024 * 1024);
+    assert!(letters[2].raw.as_ref().unwrap().payload == whole);
+    assert_eq!(letters[2].raw.as_ref().unwrap().headers[1], ("X".to_owned(), "a: b".to_owned()));
+    assert_eq!(letters[1].refused.session, Some(session("a")));
+    assert!(letters[1].refused.reason.starts_with("source holds a NUL"), "{}", letters[1].refused.reason);
     assert!(store.session(&session("a")).await.unwrap().is_none());
 }
 

@@ -296,7 +296,7 @@ pub async fn the_last_calls_of_a_session_are_kept(kind: Kind) {
     let seen = MeetEvent { phase: Phase::Live, etag: Some("new".into()), failure: None, ..row.clone() };
     store.record(&[write(&lease, seen.clone())], NOW).await.unwrap();
     let stranger = MeetEvent { etag: Some("other".into()), ..seen };
-    let stale = meet_projector::store::RowWrite { token: lease.token + 1, row: stranger, successor: None };
+    let stale = meet_projector::store::RowWrite { from: None, token: lease.token + 1, row: stranger, successor: None };
     store.record(&[stale], NOW).await.unwrap();
     let calls = store.calls(&session("s1")).await.unwrap();
     let last = calls.last().unwrap();

@@ -1,10 +1,12 @@
 //! Claims, intents, results, wake-ups.
 
+use std::sync::Arc;
+
 use meet_projector::event::SessionEvent;
 use meet_projector::model::{EventId, GoogleSub, MeetLink};
 use meet_projector::plan::{Binding, Code, ConferenceState, Failure, Intent, MeetEvent, Phase, Want};
 use meet_projector::status::MeetStatus;
-use meet_projector::store::{RowWrite, Store, Written};
+use meet_projector::store::{Claim, Origin, RowWrite, Store, TeacherLease, Turn, Written};
 
 use super::fixtures::*;
 
@@ -273,6 +275,7 @@ pub async fn a_successor_takes_over_once_and_not_for_a_canceled_session(kind: Ki
     // Another account: the old event has to go and a new one takes its place.
     let retire = |row: &MeetEvent| RowWrite {
         token: lease.token,
+        from: None,
         row: MeetEvent {
             want: Want::Absent,
             settled: false,
@@ -359,7 +362,7 @@ pub async fn two_rows_of_a_session_may_come_in_one_batch(kind: Kind) {
 }
 
 /// A session that has gone from teacher `t`, where its event exists, to teacher `u`; both calendars claimed.
-async fn handed_over(store: &Store) -> (meet_projector::store::TeacherLease, meet_projector::store::TeacherLease) {
+async fn handed_over(store: &Store) -> (TeacherLease, TeacherLease) {
     fold(store, vec![scheduled("a", 1, "t", 9)]).await;
     let lease = claim_one(store, NOW).await;
     store.record(&[write(&lease, done(&lease.jobs[0].row, NOW))], NOW).await.unwrap();
@@ -410,4 +413,77 @@ pub async fn a_dead_holder_leaves_work_to_the_next(kind: Kind) {
     assert_eq!((again[0].teacher.as_str(), again[0].jobs.len()), ("t", 1));
     release(store, &again[0], NOW).await;
     assert_eq!(store.claim(NOW.plus(3 * LEASE_MS), LEASE_MS, 9, 10).await.unwrap().len(), 2);
+}
+
+/// With what it was planned from: as claimed, or with the intent that was kept since.
+fn from(lease: &TeacherLease, nth: usize, begun: Option<&MeetEvent>, row: MeetEvent) -> RowWrite {
+    let origin = Origin { job: Arc::clone(&lease.jobs[nth]), begun: begun.cloned() };
+    RowWrite { from: Some(origin), ..write(lease, row) }
+}
+
+pub async fn an_origin_changes_the_cost_and_not_the_outcome(kind: Kind) {
+    let fresh = Fresh::new(kind).await;
+    let store = &fresh.store;
+    let names = ["a", "b", "c", "d"];
+    fold(store, (9..).zip(names).map(|(hour, id)| scheduled(id, 1, "t", hour)).collect()).await;
+    let lease = claim_one(store, NOW).await;
+    let begun: Vec<_> = lease.jobs.iter().map(|job| begun(&job.row, NOW)).collect();
+    // One is moved before its intent: refused, and the others kept.
+    fold(store, vec![scheduled("a", 2, "t", 20)]).await;
+    let intents: Vec<_> = (0..).zip(&begun).map(|(nth, row)| from(&lease, nth, None, row.clone())).collect();
+    let kept = [Written::No, Written::Yes, Written::Yes, Written::Yes];
+    assert_eq!(store.begin(&intents, NOW).await.unwrap(), kept);
+    assert_eq!(only_row(store, "a").await.intent, None);
+    assert_eq!(only_row(store, "b").await, begun[1], "the intent is kept, and the row stays due");
+
+    // One is moved and one woken while the call is under way; one has a new version that says the same.
+    fold(store, vec![scheduled("b", 2, "t", 21), scheduled("d", 2, "t", 12)]).await;
+    store.wake_teacher(&teacher("t"), NOW.plus(1)).await.unwrap();
+    let rows = [done(&begun[1], NOW), waiting(&done(&begun[2], NOW)), done(&begun[3], NOW)];
+    let results: Vec<_> = (1..).zip(rows).map(|(nth, row)| from(&lease, nth, Some(&begun[nth]), row)).collect();
+    let written = [Written::WantMoved, Written::Yes, Written::Yes];
+    assert_eq!(store.record(&results, NOW.plus(2)).await.unwrap(), written);
+    for id in ["b", "c"] {
+        let row = only_row(store, id).await;
+        assert_eq!((row.next_attempt_at, row.intent), (Some(NOW.plus(2)), None), "{id} is looked at again at once");
+    }
+    let row = only_row(store, "d").await;
+    assert_eq!(row, done(&begun[3], NOW));
+    let data = document(store, "d").await;
+    assert_eq!((data["meetStatus"].as_str(), data["version"].as_i64()), (Some("READY"), Some(2)));
+
+    // Nothing counts under a token that another has followed.
+    let ended = NOW.plus(LEASE_MS);
+    assert_eq!(store.begin(&intents, ended).await.unwrap(), [Written::No; 4]);
+    let next = claim_one(store, ended).await;
+    assert_eq!(store.begin(&intents, NOW).await.unwrap(), [Written::No; 4]);
+    assert_eq!(store.record(&results, NOW).await.unwrap(), [Written::No; 3]);
+    release(store, &next, ended).await;
+}
+
+pub async fn a_turn_is_one_commit(kind: Kind) {
+    let fresh = Fresh::new(kind).await;
+    let store = &fresh.store;
+    fold(store, vec![scheduled("a", 1, "t", 9), scheduled("b", 1, "t", 10), scheduled("c", 1, "u", 11)]).await;
+    let first = store.claim(NOW, LEASE_MS, 1, 1).await.unwrap().remove(0);
+    let intent = begun(&first.jobs[0].row, NOW);
+    assert_eq!(store.begin(&[from(&first, 0, None, intent.clone())], NOW).await.unwrap(), [Written::Yes]);
+
+    // A result, the calendar given back, and claimed again together with the other: their first intents with it.
+    let turn = Turn {
+        records: vec![from(&first, 0, Some(&intent), done(&intent, NOW))],
+        releases: vec![(first.teacher.clone(), first.token)],
+        claim: Some(Claim { lease_ms: LEASE_MS, teachers: 5, rows_per_teacher: 5 }),
+        ..Turn::default()
+    };
+    let mut open = |lease: &TeacherLease| Some(from(lease, 0, None, begun(&lease.jobs[0].row, NOW)));
+    let turned = store.turn(&turn, NOW, &mut open).await.unwrap();
+    assert_eq!((turned.records, turned.begins.len()), (vec![Written::Yes], 0));
+    let claimed: Vec<_> = turned.leases.iter().map(|lease| lease.jobs[0].row.session.as_str()).collect();
+    assert_eq!(claimed, ["b", "c"]);
+    for lease in &turned.leases {
+        let row = only_row(store, lease.jobs[0].row.session.as_str()).await;
+        assert_eq!(row, begun(&lease.jobs[0].row, NOW));
+    }
+    assert_eq!(document(store, "a").await["meetStatus"], "READY");
 }

@@ -7,35 +7,43 @@ use meet_projector::fake::Operation::Insert;
 use meet_projector::fake::{Ending, Fault, Rule};
 use serde_json::Value;
 
+use crate::support::lifeline::Lifeline;
 use crate::support::service::{Setup, World, eventually};
 
 /// A `serve` whose log is read.
-struct Serving {
+pub(super) struct Serving {
     child: Child,
+    lifeline: Option<Lifeline>,
     log: std::io::Lines<BufReader<ChildStderr>>,
 }
 
 impl Serving {
     /// Starts it and waits until it serves.
-    fn start(world: &World) -> Self {
+    pub(super) fn start(world: &World) -> Self {
+        Self::start_with(world, &[])
+    }
+
+    /// The same with other settings.
+    pub(super) fn start_with(world: &World, settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_meet-projector"))
             .arg("serve")
             .env_clear()
             .envs(&world.environment)
             .env("RUST_LOG", "info")
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut this = Self { child, log };
+        let mut this = Self { lifeline: Some(Lifeline::of(&child)), child, log };
         this.until_logged("serving");
         this
     }
 
     /// Reads the log up to a line with this message; panics with what was said when the log ends before.
-    fn until_logged(&mut self, message: &str) {
+    pub(super) fn until_logged(&mut self, message: &str) {
         let mut said = Vec::new();
         for line in self.log.by_ref().map(Result::unwrap) {
             let found = serde_json::from_str::<Value>(&line)
@@ -48,14 +56,15 @@ impl Serving {
         panic!("the log ended without {message:?}:\n{}", said.join("\n"));
     }
 
-    fn terminate(&self) {
+    pub(super) fn terminate(&self) {
         let killed = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(killed.success());
     }
 
     /// Reads the rest of the log, so that the process is not held up by a full pipe, and returns the exit code.
-    fn ended(mut self) -> Option<i32> {
+    pub(super) fn ended(mut self) -> Option<i32> {
         let rest: Vec<String> = self.log.by_ref().map_while(Result::ok).collect();
+        self.lifeline = None;
         let status = self.child.wait().unwrap();
         println!("{status}; the end of the log:\n{}", rest.join("\n"));
         status.code()

@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod gate;
 pub mod google;
+pub mod lifeline;
 pub mod nats;
 pub mod postgres;
 pub mod process;

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret as _;
 
+use super::lifeline::Lifeline;
 use super::service::World;
 
 /// `meet-projector serve`; killed when dropped.
 pub struct Serving {
     /// The process.
     pub child: Child,
+    lifeline: Option<Lifeline>,
 }
 
 impl Serving {
@@ -45,7 +47,8 @@ impl Serving {
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         command.envs(variables.iter().copied().filter(|(_, value)| !value.is_empty()));
-        Self { child: command.spawn().unwrap() }
+        let child = command.spawn().unwrap();
+        Self { lifeline: Some(Lifeline::of(&child)), child }
     }
 
     /// `kill -STOP`: it stands still, and its connections stay.
@@ -81,6 +84,7 @@ impl Serving {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
+                self.lifeline = None;
                 return status;
             }
             assert!(begun.elapsed() < Duration::from_mins(1), "the process should have ended by itself");
