@@ -4,7 +4,7 @@ CARGO ?= cargo
 FEATURES := --features dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast chaos lint fmt check bench tools deploy-check
+.PHONY: help run test test-fast chaos lint fmt check bench openapi tools deploy-check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ fmt: ## format the sources
 
 check: lint test ## what CI runs
 
+openapi: ## schemas/openapi.json from schemas/openapi.yaml
+	@OPENAPI_WRITE=1 $(CARGO) test --quiet $(FEATURES) --test stories openapi::the_json_is_made_of_the_yaml
+
 bench: ## figures of this machine, as ratios within one run
 	@NATS_SERVER="$$(.ci/nats-server)" $(CARGO) bench $(FEATURES) --bench figures
 
@@ -45,3 +48,4 @@ tools: ## find or fetch what the tests and `make run` need beside Rust
 	@.ci/postgres >/dev/null
 	@.ci/promtool >/dev/null
 	@.ci/chromium >/dev/null
+	@.ci/schemathesis --version >/dev/null

@@ -3,7 +3,8 @@
 //! [`meet`] answers from the store, or from [`cache`] where that is allowed; [`retry`] is the button; [`teachers`] tells of
 //! the teachers' connections; [`oauth`] connects and disconnects them, and it alone leads to calls to Google. [`auth`] says
 //! who asks, [`limits`] how often they may, [`edge`] is what every request passes, [`server`] what every connection does,
-//! [`problem`] is every answer that is not a success, [`health`] is for whoever runs us.
+//! [`problem`] is every answer that is not a success, [`health`] is for whoever runs us, [`openapi`] and [`docs`] say
+//! what there is.
 //! Deliberately absent: writes to what a session should be, CORS.
 
 use std::io;
@@ -23,12 +24,14 @@ use crate::telemetry::Metrics;
 
 pub mod auth;
 mod cache;
+mod docs;
 mod edge;
 mod etag;
 pub mod health;
 mod limits;
 mod meet;
 pub(crate) mod oauth;
+pub mod openapi;
 mod patience;
 pub mod problem;
 mod query;
@@ -57,6 +60,8 @@ pub const ROUTES: &[&str] = &[
     "/livez",
     "/readyz",
     "/metrics",
+    "/openapi.json",
+    "/docs",
 ];
 
 /// What the API works with.
@@ -138,17 +143,17 @@ impl ApiState {
 
 /// All routes on one address.
 pub fn router(state: ApiState) -> Edge {
-    Edge::new(api_routes().merge(health_routes()), state)
+    Edge::new(api_routes().merge(health_routes()).merge(description_routes()), state)
 }
 
-/// All routes but those of [`admin_router`], for use beside it.
+/// All routes but those of health, for use beside [`admin_router`].
 pub fn public_router(state: ApiState) -> Edge {
-    Edge::new(api_routes(), state)
+    Edge::new(api_routes().merge(description_routes()), state)
 }
 
-/// `/livez`, `/readyz` and `/metrics`, for `ADMIN_ADDR`.
+/// `/livez`, `/readyz` and `/metrics`, for `ADMIN_ADDR`; what the API is can be read on both addresses.
 pub fn admin_router(state: ApiState) -> Edge {
-    Edge::new(health_routes(), state)
+    Edge::new(health_routes().merge(description_routes()), state)
 }
 
 fn api_routes() -> Router<ApiState> {
@@ -168,6 +173,10 @@ fn health_routes() -> Router<ApiState> {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
+}
+
+fn description_routes() -> Router<ApiState> {
+    Router::new().route("/openapi.json", get(openapi::openapi)).route("/docs", get(docs::docs))
 }
 
 /// Serves until the drain is over: at most 10 s after the shutdown was asked for, with long-polls ended at

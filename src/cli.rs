@@ -132,6 +132,8 @@ enum Command {
     /// Booking events: check and publish files
     #[command(subcommand)]
     Event(event::EventCommand),
+    /// Print the OpenAPI document of the HTTP API
+    Openapi,
     /// Print the AsyncAPI document of the events
     Asyncapi,
     /// Print a completion script for a shell
@@ -350,6 +352,7 @@ async fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<Exit, CommandErro
                 .map_err(|error| CommandError { code: error.exit_code(), message: error.to_string() })
         }
         Command::Event(command) => event::run(&command, &environment, output, out).await,
+        Command::Openapi => Ok(write!(out, "{}", crate::api::openapi::OPENAPI).map(|()| Exit::Ok)?),
         Command::Asyncapi => Ok(write!(out, "{}", event::ASYNCAPI).map(|()| Exit::Ok)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
