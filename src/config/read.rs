@@ -216,15 +216,6 @@ fn access_of(path: &Path, metadata: &std::fs::Metadata) -> Result<Option<String>
     }
 }
 
-/// Whether other accounts can read a file of that mode. One that belongs to somebody else and is readable for its group was
-/// given to us in this way: Kubernetes mounts secrets as root's with `fsGroup`, systemd lends credentials by an ACL, whose
-/// mask shows as the group's bits, and so does an administrator with `chgrp`.
-#[cfg(unix)]
-fn is_open(mode: u32, is_ours: bool) -> bool {
-    let private = if is_ours { 0o700 } else { 0o740 };
-    mode & 0o777 & !private != 0
-}
-
 #[cfg(not(unix))]
 fn access_of(_path: &Path, _metadata: &std::fs::Metadata) -> Result<Option<String>, String> {
     Ok(None)
@@ -236,9 +227,9 @@ fn access_of(_path: &Path, _metadata: &std::fs::Metadata) -> Result<Option<Strin
 enum Access {
     /// Only its owner reads and writes it.
     Private,
-    /// Others read it, but only root writes it: secret volumes of Kubernetes (0644 by default) and Docker (0444) are
-    /// made so, in a file system that only the container sees. We cannot tell that from a careless root, hence a
-    /// warning.
+    /// Others read it, but only root writes it: secret volumes of Kubernetes (0644 by default, 0440 with `fsGroup`) and
+    /// Docker (0444) are made so, in a file system that only the container sees, and systemd lends credentials by an
+    /// ACL, whose mask shows as the group's bits. We cannot tell that from a careless root, hence a warning.
     Published,
     /// Others write it, or somebody else's file is there for all to read.
     Open,
