@@ -58,7 +58,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 First steps:
-  meet-projector dev                     everything on this machine, with a fake Google and sample lessons
+  meet-projector dev                     everything on this machine, Google is a fake
   meet-projector config example > .env   every setting, explained
   meet-projector nats apply              create the streams and the consumer
   meet-projector serve                   run it

@@ -19,6 +19,7 @@ mod nats;
 mod operate;
 mod replay;
 mod schemas;
+mod secrets;
 mod store;
 mod stories;
 mod teachers;

@@ -1,6 +1,6 @@
 //! What the service says of itself: traces at a collector, log lines, metrics, and what it tells systemd.
 
-mod collector;
+pub mod collector;
 mod logs;
 mod metrics;
 mod notify;

@@ -20,7 +20,7 @@ const MISTAKES_MAX: usize = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum SeedError {
     /// The file cannot be read.
-    #[error("{path} cannot be read: {source}")]
+    #[error("{path} cannot be read")]
     Read {
         /// The path as given.
         path: String,

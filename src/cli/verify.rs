@@ -101,7 +101,7 @@ pub async fn run(
                         "Nothing was done. Add --execute --reason TEXT to fold what is missing and wake what differs."
                     )?;
                 }
-                None => {}
+                None => writeln!(out, "{}", verdict(&report, at_google.as_ref()))?,
             }
         }
     }
@@ -176,6 +176,27 @@ async fn mend(
         thousands(run.counts.sessions_changed)
     );
     Ok((value, text))
+}
+
+/// The last line where nothing differs: why the exit code is 0, or 5.
+fn verdict(report: &Report, at_google: Option<&GoogleReport>) -> String {
+    let (unsettled, unchecked) = at_google.map_or((0, 0), |google| (google.unsettled, google.unchecked));
+    let is_stopped = report.is_stopped || at_google.is_some_and(|google| google.is_stopped);
+    let open: Vec<String> = [
+        (report.not_read_yet, "events are not read by the service yet: see `meet-projector status`"),
+        (unsettled, "events at Google wait for a write or a teacher: see `meet-projector status`"),
+        (unchecked, "events at Google were not checked, as said above"),
+    ]
+    .iter()
+    .filter(|(number, _)| *number > 0)
+    .map(|(number, what)| format!("; {} {what}", thousands(*number)))
+    .chain(is_stopped.then(|| "; it was stopped before its end".to_owned()))
+    .collect();
+    if open.is_empty() {
+        "everything agrees".to_owned()
+    } else {
+        format!("everything that was compared agrees{}", open.concat())
+    }
 }
 
 fn show(report: &Report, out: &mut (dyn Write + Send)) -> Result<(), CommandError> {

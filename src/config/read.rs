@@ -227,9 +227,9 @@ fn access_of(_path: &Path, _metadata: &std::fs::Metadata) -> Result<Option<Strin
 enum Access {
     /// Only its owner reads and writes it.
     Private,
-    /// Others read it, but only root writes it: secret volumes of Kubernetes (0644 by default) and Docker (0444) are
-    /// made so, in a file system that only the container sees. We cannot tell that from a careless root, hence a
-    /// warning.
+    /// Others read it, but only root writes it: secret volumes of Kubernetes (0644 by default, 0440 with `fsGroup`) and
+    /// Docker (0444) are made so, in a file system that only the container sees, and systemd lends credentials by an
+    /// ACL, whose mask shows as the group's bits. We cannot tell that from a careless root, hence a warning.
     Published,
     /// Others write it, or somebody else's file is there for all to read.
     Open,

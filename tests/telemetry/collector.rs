@@ -20,6 +20,7 @@ pub struct Collector {
     /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub endpoint: String,
     spans: Arc<Mutex<Vec<Span>>>,
+    bodies: Arc<Mutex<Vec<u8>>>,
 }
 
 /// A span as it was exported.
@@ -59,16 +60,24 @@ impl Collector {
     pub async fn start() -> Self {
         let spans: Arc<Mutex<Vec<Span>>> = Arc::default();
         let kept = Arc::clone(&spans);
+        let bodies: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let raw = Arc::clone(&bodies);
         let take = async move |headers: HeaderMap, body: Bytes| {
             assert_eq!(headers["content-type"], "application/x-protobuf");
             kept.lock().unwrap().extend(read(&body));
+            raw.lock().unwrap().extend_from_slice(&body);
             StatusCode::OK
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().route("/v1/traces", post(take));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { endpoint, spans }
+        Self { endpoint, spans, bodies }
+    }
+
+    /// All that was sent, undecoded: every text in it stands there as it is.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bodies.lock().unwrap()).into_owned()
     }
 
     /// Everything so far.
