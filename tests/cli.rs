@@ -239,7 +239,9 @@ fn events_in_files_are_checked() {
 
 #[test]
 fn a_closed_pipe_is_a_quiet_end() {
-    for args in [&["config", "example"][..], &["asyncapi"], &["openapi"], &["completions", "bash"], &["config", "print"]] {
+    for args in
+        [&["config", "example"][..], &["asyncapi"], &["openapi"], &["completions", "bash"], &["config", "print"]]
+    {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = command(&Environment::new(), args)

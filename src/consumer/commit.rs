@@ -85,7 +85,7 @@ impl Committer {
                         self.context.wake.notify_one();
                     }
                     // The other end is there until this one is dropped, unless it panicked; then nothing is acknowledged.
-                    committed.send(Step::Acknowledge(group, report)).await.ok();
+                    committed.send(Step::Acknowledge(Box::new((group, report)))).await.ok();
                     return;
                 }
                 Some(Err(error)) => error,
@@ -138,7 +138,7 @@ impl Committer {
 /// What is done after a commit.
 enum Step {
     /// Acknowledges a group.
-    Acknowledge(Group, FoldReport),
+    Acknowledge(Box<(Group, FoldReport)>),
     /// Says that everything before is acknowledged.
     Tell(oneshot::Sender<()>),
 }
@@ -155,7 +155,10 @@ impl Acknowledger {
     async fn run(self, mut steps: mpsc::Receiver<Step>) {
         while let Some(step) = steps.recv().await {
             match step {
-                Step::Acknowledge(group, report) => self.committed(&group, report).await,
+                Step::Acknowledge(done) => {
+                    let (group, report) = *done;
+                    self.committed(&group, report).await;
+                }
                 // Who asked may be gone.
                 Step::Tell(idle) => drop(idle.send(())),
             }
