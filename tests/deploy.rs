@@ -204,7 +204,7 @@ fn command_line(line: &str) -> Option<Vec<String>> {
     let (mut word, mut quoted) = (String::new(), false);
     for c in line.chars().chain([' ']) {
         match c {
-            '"' => quoted = !quoted,
+            '"' | '\'' => quoted = !quoted,
             ' ' if !quoted => {
                 if !word.is_empty() {
                     words.push(std::mem::take(&mut word));
