@@ -147,7 +147,7 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
     let answers = join_all(taken.iter().map(|message| {
         let payload = Bytes::from(message.payload.clone());
         let (span, traceparent) = trace::send(stream, message);
-        let headers = headers(message, traceparent);
+        let headers = headers(message, traceparent.as_deref());
         let sent = connection.publish_stored(stream, &message.subject, headers, payload).instrument(span.clone());
         sent.inspect_err(move |error| {
             trace::not_sent(
@@ -158,7 +158,7 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
                     NatsError::Refused { .. } => "refused",
                     _ => "no_answer",
                 },
-            )
+            );
         })
     }))
     .await;
@@ -187,12 +187,12 @@ async fn relay(context: &OutboxContext, connection: &Connection, holder: &str) -
     }
 }
 
-fn headers(message: &OutboxMessage, traceparent: Option<String>) -> HeaderMap {
+fn headers(message: &OutboxMessage, traceparent: Option<&str>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", message.message_id.as_str());
     headers.insert("Content-Type", "application/cloudevents+json");
-    if let Some(traceparent) = &traceparent {
-        headers.insert("traceparent", traceparent.as_str());
+    if let Some(traceparent) = traceparent {
+        headers.insert("traceparent", traceparent);
     }
     headers
 }

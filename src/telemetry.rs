@@ -161,7 +161,7 @@ impl<E: opentelemetry_sdk::trace::SpanExporter> opentelemetry_sdk::trace::SpanEx
         match &exported {
             // The error may hold the collector's address with a password in it.
             Err(_) if !was_failing => {
-                tracing::warn!(spans, "traces are not exported: check OTEL_EXPORTER_OTLP_ENDPOINT")
+                tracing::warn!(spans, "traces are not exported: check OTEL_EXPORTER_OTLP_ENDPOINT");
             }
             Ok(()) if was_failing => tracing::info!("traces are exported again"),
             _ => {}

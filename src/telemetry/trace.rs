@@ -261,18 +261,15 @@ pub fn http_client(method: &reqwest::Method, server: Option<&str>, port: Option<
 
 /// Notes the answer to [`http_client`]; `None` when there was none, for `reason`.
 pub fn answered(span: &Span, status: Option<u16>, reason: &'static str) {
-    match status {
-        Some(status) => {
-            span.record("http.response.status_code", status);
-            if status >= 400 {
-                span.record("otel.status_code", "ERROR");
-                span.record("error.type", status.to_string());
-            }
-        }
-        None => {
+    if let Some(status) = status {
+        span.record("http.response.status_code", status);
+        if status >= 400 {
             span.record("otel.status_code", "ERROR");
-            span.record("error.type", reason);
+            span.record("error.type", status.to_string());
         }
+    } else {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", reason);
     }
 }
 
