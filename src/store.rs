@@ -65,7 +65,7 @@ pub use control::{HeldCalendar, Pause, Scope};
 pub use disconnections::{
     DisconnectOutcome, DisconnectPhase, DisconnectWork, Disconnection, REMOVING_MAX_MS, REVOKING_MAX_MS, Revocation,
 };
-pub use gauges::{Gauges, PoolState};
+pub use gauges::{Gauges, OpenRun, PoolState};
 pub use idempotency::{Idempotency, RetryAnswer};
 pub use oauth_flows::{Consumed, Flow, NewFlow};
 pub use overview::{BlockedTeacher, Endangered, Overview, PendingSession};

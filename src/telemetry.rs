@@ -17,6 +17,7 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as 
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData};
+use tracing::Level;
 use tracing_subscriber::filter::{FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -83,7 +84,12 @@ pub fn init(config: &TelemetryConfig) -> Result<TelemetryGuard, TelemetryError> 
             )
     });
     // A line never shows spans, so those of `trace` are of no interest here: without an exporter they do not even begin.
-    let is_line = filter_fn(|metadata| metadata.target() != trace::TARGET).with_max_level_hint(LevelFilter::TRACE);
+    let is_line = filter_fn(|metadata| {
+        let is_ours = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
+        // At TRACE libraries write whole messages (async-nats) or bytes of connections: lessons, addresses, tokens.
+        metadata.target() != trace::TARGET && (is_ours || *metadata.level() < Level::TRACE)
+    })
+    .with_max_level_hint(LevelFilter::TRACE);
     let lines = if config.json_logs {
         tracing_subscriber::fmt::layer().event_format(lines::Json).with_writer(std::io::stderr).boxed()
     } else {

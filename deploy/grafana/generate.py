@@ -32,11 +32,11 @@ def stat(title, expr, description, unit="none", steps=(), width=4):
     }
 
 
-def graph(title, targets, description, unit="none", width=8, stack=False):
+def graph(title, targets, description, unit="none", width=8, stack=False, least=0):
     custom = {"fillOpacity": 10, "showPoints": "never", "stacking": {"mode": "normal" if stack else "none"}}
     return {
         "type": "timeseries", "title": title, "description": description, "w": width, "h": 8, "targets": targets,
-        "fieldConfig": {"defaults": {"unit": unit, "min": 0, "custom": custom}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": unit, "min": least, "custom": custom}, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}},
     }
 
@@ -90,6 +90,12 @@ ROWS = [
             target(f"max({P}lag_messages)", "messages that wait"),
             target(f"sum(increase({P}redeliveries_total[5m]))", "redelivered in 5 min"),
         ], "What waits, and what came again."),
+        graph("Runs: events to do", [target(f"max by (run) ({P}run_remaining_events)", "{{run}}")],
+              "What replays, rebuilds and verifications have before them."),
+        graph("Runs: silence", [target(f"max by (run) ({P}run_silence_seconds)", "{{run}}")],
+              "How long a run that is not at its end has not moved.", "s"),
+        graph("Clock ahead of Google's", [target(f"{P}clock_ahead_seconds", "{{instance}}")],
+              "Below zero: behind. Runbook: wrong clock.", "s", least=None),
     ]),
     ("Google", [
         graph("Requests", [target(rate("google_requests_total", "operation, outcome"), "{{operation}} {{outcome}}")],

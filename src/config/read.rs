@@ -249,6 +249,10 @@ fn access(owner: u32, mode: u32) -> Access {
 
 /// A URL without user, password and query, which may hold secrets.
 fn masked_url(text: &str) -> String {
+    // A path (`JWT_JWKS_URL`).
+    if text.starts_with('/') {
+        return text.to_owned();
+    }
     let Ok(mut url) = Url::parse(text) else { return "***".to_owned() };
     if !url.username().is_empty() || url.password().is_some() {
         let masked = url.set_username("***").and_then(|()| url.set_password(None));

@@ -119,7 +119,7 @@ pub static VARIABLES: &[Variable] = &[
         "The secret the NestJS backend signs its JWTs with (HS256). Without any JWT_ key no JWT is accepted."),
     variable!("JWT_PUBLIC_KEY_FILE", Http, Open, None, &[], "a PEM file with PUBLIC KEY blocks (RSA, P-256 or Ed25519)",
         "The public key of JWTs signed with RS256, ES256 or EdDSA; several while keys are being changed."),
-    variable!("JWT_JWKS_URL", Http, Open, None, &[],
+    variable!("JWT_JWKS_URL", Http, Url, None, &[],
         "an https URL (http on a loopback host only), a file URL or a path",
         "Where the public keys of JWTs are published. Read again every 5 minutes, and when a token names a new key."),
     variable!("JWT_ISSUER", Http, Open, None, &[], "any text", "What `iss` of a JWT must be, when set."),
@@ -179,7 +179,7 @@ pub static VARIABLES: &[Variable] = &[
 
     variable!("LOG_FORMAT", Telemetry, Open, None, &[], "human or json", "Log lines; human on a terminal and json elsewhere when not set."),
     variable!("RUST_LOG", Telemetry, Open, Some("info"), &[], "a filter such as info or meet_projector=debug,info",
-        "Which log lines are written."),
+        "Which log lines are written. Other crates are never logged at trace, where they write whole messages."),
     variable!("OTEL_EXPORTER_OTLP_ENDPOINT", Telemetry, Url, None, &[], "an http or https URL",
         "An OTLP/HTTP collector; traces are exported to <this>/v1/traces when it is set."),
     variable!("OTEL_EXPORTER_OTLP_HEADERS", Telemetry, Secret, None, &[], "name=value pairs, separated by commas",

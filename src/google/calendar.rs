@@ -7,10 +7,12 @@
 //!
 //! <https://developers.google.com/workspace/calendar/api/v3/reference/events>
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use reqwest::Method;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use secrecy::zeroize::Zeroize;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
@@ -20,7 +22,7 @@ use url::Url;
 use super::error::{Class, GoogleError, classify};
 use super::{Answer, Call, RemoteEvent, RemoteStatus, Wanted};
 use crate::config::SendUpdates;
-use crate::model::{EventId, SessionId};
+use crate::model::{EventId, SessionId, UnixMillis};
 use crate::plan::Code;
 use crate::telemetry::trace;
 
@@ -81,7 +83,12 @@ pub struct CalendarClient {
     http: reqwest::Client,
     root: Url,
     send_updates: SendUpdates,
+    /// `Date` of the last answer that nobody asked for yet, in Unix milliseconds; [`NO_DATE`] without one.
+    said_at: Arc<AtomicI64>,
 }
+
+/// No answer since the last look.
+const NO_DATE: i64 = i64::MIN;
 
 /// One request before it is sent.
 struct Outgoing {
@@ -100,6 +107,7 @@ impl Outgoing {
 /// What every request of one call has in common.
 struct Session<'a> {
     http: &'a reqwest::Client,
+    said_at: &'a AtomicI64,
     bearer: HeaderValue,
     deadline: Instant,
     operation: &'static str,
@@ -115,7 +123,13 @@ struct Success {
 impl CalendarClient {
     /// `root` is `GOOGLE_CALENDAR_API_ROOT`, with or without a slash at its end.
     pub fn new(http: reqwest::Client, root: Url, send_updates: SendUpdates) -> Self {
-        Self { http, root, send_updates }
+        Self { http, root, send_updates, said_at: Arc::new(AtomicI64::new(NO_DATE)) }
+    }
+
+    /// What Google's clock said in an answer since the last look, in whole seconds: for comparing it with ours.
+    pub fn take_date(&self) -> Option<UnixMillis> {
+        let date = self.said_at.swap(NO_DATE, Ordering::Relaxed);
+        (date != NO_DATE).then(|| UnixMillis::new(date))
     }
 
     /// Makes one call. `wanted` is needed for insert, patch and restore; with guests in it, guests count for
@@ -144,7 +158,7 @@ impl CalendarClient {
             )
         })?;
         let deadline = Instant::now() + timeout.min(CALL_TIMEOUT);
-        let session = Session { http: &self.http, bearer, deadline, operation };
+        let session = Session { http: &self.http, said_at: &self.said_at, bearer, deadline, operation };
         let with_guests = wanted.is_some_and(|wanted| wanted.attendees.is_some());
         let needed = || {
             let message = format!("{operation}: nothing is wanted of this event");
@@ -344,6 +358,9 @@ impl Session<'_> {
         let mut response = sent.map_err(|error| no_answer(&error))?;
         let status = response.status().as_u16();
         let headers = std::mem::take(response.headers_mut());
+        if let Some(date) = date(&headers) {
+            self.said_at.store(date, Ordering::Relaxed);
+        }
         match status {
             304 if is_conditional_get => Ok(Success { status, headers, body: Vec::new() }),
             // A delete that succeeded says nothing more, so nothing more can be wrong with it.
@@ -362,6 +379,12 @@ impl Session<'_> {
             }
         }
     }
+}
+
+/// `Date` (RFC 9110 section 6.6.1) in Unix milliseconds.
+fn date(headers: &HeaderMap) -> Option<i64> {
+    let text = headers.get(DATE)?.to_str().ok()?;
+    chrono::DateTime::parse_from_rfc2822(text).ok().map(|date| date.timestamp_millis())
 }
 
 /// The body, up to 1 MiB; `None` when there is more.

@@ -77,6 +77,9 @@ impl Gateway {
             let token = self.access.token(credential, Some(&token)).await.map_err(AccessError::into_google)?;
             answer = trace::resent(attempts + 1, self.calendar.call(&token, target, call, wanted, left())).await;
         }
+        if let Some(date) = self.calendar.take_date() {
+            self.metrics.google_said(date, self.clock.now());
+        }
         self.metrics.google_request(call.operation(), answer.as_ref().err(), begun.elapsed());
         let change = self.breaker.record(answer.as_ref().err(), self.clock.now());
         if let Some(change) = change {

@@ -1,8 +1,9 @@
 //! What is read from the database for `/metrics` beside [`Counts`](super::Counts).
 
-use super::sql::{Backend, Sql, args, both};
+use super::sql::{Backend, Sql, args, both, word};
 use super::{Result, Store};
 use crate::model::UnixMillis;
+use crate::run::Kind;
 
 const MINUTE_MS: i64 = 60_000;
 
@@ -21,6 +22,19 @@ pub struct Gauges {
     pub teachers: Vec<(String, i64)>,
     /// Calendars whose writes are paused.
     pub cooling_down: i64,
+    /// Runs that should move by themselves, by kind.
+    pub runs: Vec<OpenRun>,
+}
+
+/// Runs of one kind that are not at their end and that nobody stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenRun {
+    /// What kind.
+    pub kind: Kind,
+    /// When the one that moved longest ago last moved.
+    pub moved_at: UnixMillis,
+    /// Sequences of the stream before them, all together.
+    pub remaining: i64,
 }
 
 /// Connections of one pool.
@@ -53,9 +67,16 @@ const TEACHERS: Sql =
 const COOLING_DOWN: Sql =
     both("SELECT COUNT(*) AS number FROM teacher_google_credential WHERE cool_down_until_ms > $1");
 
+/// A search for leftovers stops itself when something fails, and is tried again; the others are stopped by people.
+const RUNS: Sql = both(
+    "SELECT kind, MIN(updated_at_ms) AS moved_at_ms, \
+     CAST(SUM(CASE WHEN goal > cursor THEN goal - cursor ELSE 0 END) AS BIGINT) AS remaining FROM run \
+     WHERE state = 'running' OR (state = 'stopped' AND kind = 'leftovers') GROUP BY kind",
+);
+
 /// Gauges.
 impl Store {
-    /// One look, in three queries.
+    /// One look, in four queries.
     pub async fn gauges(&self, now: UnixMillis) -> Result<Gauges> {
         let operation = "reading gauges";
         let within = |minutes: i64| now.plus(minutes * MINUTE_MS);
@@ -72,6 +93,13 @@ impl Store {
         }
         if let Some(row) = self.inner.row(operation, COOLING_DOWN, args![now]).await? {
             gauges.cooling_down = row.get("number")?;
+        }
+        for row in self.inner.rows(operation, RUNS, args![]).await? {
+            gauges.runs.push(OpenRun {
+                kind: row.parsed("kind", |text| word(&Kind::WORDS, text))?,
+                moved_at: UnixMillis::new(row.get("moved_at_ms")?),
+                remaining: row.get("remaining")?,
+            });
         }
         Ok(gauges)
     }

@@ -24,13 +24,14 @@ use super::trace;
 use crate::google::error::GoogleError;
 use crate::model::UnixMillis;
 use crate::plan::Code;
+use crate::run::Kind;
 use crate::store::TokenStatus;
 
 pub mod labels;
 
 pub use labels::{
     BreakerLabel, EventLabels, GoogleLabels, HttpLabels, JobLabels, KindLabel, OutcomeLabel, PartLabel, PoolLabels,
-    ReasonLabel, RouteLabel, StateLabel, StatusLabel, TraceLabel, WindowLabel,
+    ReasonLabel, RouteLabel, RunLabel, StateLabel, StatusLabel, TraceLabel, WindowLabel,
 };
 
 /// A gauge of seconds.
@@ -86,6 +87,12 @@ instruments! {
         "Whether ingest waits for a person to decide about the stream's epoch, 1 or 0";
     paused: Family<PartLabel, Gauge> = Family::default(), "paused",
         "Whether an operator paused this part, 1 or 0";
+    run_silence: Family<RunLabel, Seconds> = Family::default(), "run_silence" in Seconds,
+        "How long a run that is not at its end has not moved, 0 when none is open";
+    run_remaining_events: Family<RunLabel, Gauge> = Family::default(), "run_remaining_events",
+        "Sequences of the stream that a run which is not at its end has before it";
+    clock_ahead: Seconds = Seconds::default(), "clock_ahead" in Seconds,
+        "By how much our clock is ahead of Google's, from the last answer; exact to a second and the time of the call";
     dead_letters: Gauge = Gauge::default(), "dead_letters",
         "Open dead letters";
     sessions: Family<StatusLabel, Gauge> = Family::default(), "sessions",
@@ -217,6 +224,10 @@ impl Metrics {
         for part in ["ingest", "reconcile"] {
             drop(self.paused.get_or_create(&PartLabel { part }));
         }
+        for (_, run) in Kind::WORDS {
+            drop(self.run_silence.get_or_create(&RunLabel { run }));
+            drop(self.run_remaining_events.get_or_create(&RunLabel { run }));
+        }
         for window in ["30m", "2h", "24h"] {
             drop(self.sessions_at_risk.get_or_create(&WindowLabel { window }));
         }
@@ -250,6 +261,12 @@ impl Metrics {
     pub fn age(&self, now: UnixMillis) {
         let since = self.waiting_since_ms.load(Ordering::Relaxed);
         self.lag_seconds.set(if since == NOTHING { 0.0 } else { seconds((now.get() - since).max(0)) });
+    }
+
+    /// Notes what Google's clock said in an answer that has just come. `Date` has whole seconds, so half a second is
+    /// added to it.
+    pub fn google_said(&self, date: UnixMillis, now: UnixMillis) {
+        self.clock_ahead.set(seconds(now.since(date.plus(500))));
     }
 
     /// Notes whether calls pause.

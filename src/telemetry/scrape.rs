@@ -11,8 +11,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::Metrics;
-use super::metrics::{PoolLabels, StateLabel, StatusLabel, WindowLabel, seconds};
+use super::metrics::{PoolLabels, RunLabel, StateLabel, StatusLabel, WindowLabel, seconds};
 use crate::model::UnixMillis;
+use crate::run::Kind;
 use crate::store::{Counts, Gauges, Store, TokenStatus};
 
 /// Between looks at the database. Prometheus asks every 15 to 60 s; more often than this is a mistake or a person.
@@ -74,4 +75,9 @@ fn set_gauges(metrics: &Metrics, gauges: &Gauges, outbox_oldest: Option<UnixMill
         metrics.teacher_connections.get_or_create(&StateLabel { state }).set(count);
     }
     metrics.calendars_cooling_down.set(gauges.cooling_down);
+    for (kind, run) in Kind::WORDS {
+        let open = gauges.runs.iter().find(|open| open.kind == kind);
+        metrics.run_silence.get_or_create(&RunLabel { run }).set(age(open.map(|open| open.moved_at)));
+        metrics.run_remaining_events.get_or_create(&RunLabel { run }).set(open.map_or(0, |open| open.remaining));
+    }
 }

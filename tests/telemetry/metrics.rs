@@ -5,8 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use meet_projector::clock::Clock;
 use meet_projector::fake::Operation::{Get, Insert, List, Patch};
 use meet_projector::fake::{ConferenceMode, Fault, Quota, Rule};
+use meet_projector::model::Epoch;
+use meet_projector::run::{Kind, Run, State};
 use meet_projector::telemetry::Metrics;
 
 use crate::support::google::http_client;
@@ -64,12 +67,15 @@ async fn until(world: &World, what: &str, wanted: impl Fn(&Scrape) -> bool) -> S
 }
 
 /// What the scenario below does not move, and who does.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 9] = [
     ("lag_messages", "consumer::health, in its own tests: waiting messages come and go within milliseconds"),
     ("lag", "as lag_messages"),
     ("redeliveries", "as lag_messages"),
     ("ingest_blocked", "as lag_messages"),
     ("paused", "as lag_messages"),
+    ("run_silence", "the test of runs and clocks below"),
+    ("run_remaining_events", "the test of runs and clocks below"),
+    ("clock_ahead", "the test of runs and clocks below"),
     ("http_waits", "the test of long-polls in the API"),
 ];
 
@@ -199,6 +205,29 @@ async fn every_instrument_is_fed() {
     world.stop().await;
 }
 
+/// A run whose process died, and a clock that is an hour fast.
+async fn runs_and_clocks_are_watched(setup: Setup) {
+    let clock = Clock::fixed(Clock::system().now().plus(HOUR_MS));
+    let mut world = World::start(Setup { clock: clock.clone(), ..setup }).await;
+    world.publish(&world.lesson("s1", 0)).await;
+    world.ready("s1", 1).await;
+    let quiet = until(&world, "that Google told the time", |s| s.get("clock_ahead_seconds") > 3_000.0).await;
+    // The service's clock stands still and Google's goes on.
+    assert!((3_000.0..3_605.0).contains(&quiet.get("clock_ahead_seconds")), "{}", quiet.text);
+    assert_eq!(quiet.sum("run_silence_seconds"), 0.0);
+
+    let mut run = Run::new(Kind::Replay, Epoch(1), serde_json::json!({}), 10, 1_000, clock.now());
+    assert_eq!(world.store.begin_run(&run, clock.now()).await.unwrap(), None);
+    clock.advance_ms(20 * MINUTE_MS);
+    let stuck = until(&world, "that a run is open", |s| s.sum("run_silence_seconds") > 0.0).await;
+    assert_eq!(stuck.get("run_silence_seconds{run=\"replay\"}"), 1_200.0, "{}", stuck.text);
+    assert_eq!(stuck.get("run_remaining_events{run=\"replay\"}"), 990.0);
+    run.state = State::Finished;
+    world.store.end_run(&run, clock.now()).await.unwrap();
+    until(&world, "that it has ended", |s| s.sum("run_silence_seconds") + s.sum("run_remaining_events") < 0.5).await;
+    world.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_does_not_hang_with_the_database() {
     let mut world = World::start(Setup::postgres()).await;
@@ -239,4 +268,8 @@ async fn the_text_follows_the_rules() {
         assert_eq!(kind == "histogram", name.ends_with("_duration_seconds"), "{name} is a {kind}");
     }
     world.stop().await;
+}
+
+stories! {
+    on both databases: runs_and_clocks_are_watched;
 }

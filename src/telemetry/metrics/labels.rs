@@ -80,6 +80,11 @@ labels! {
         /// The state.
         state: &'static str,
     }
+    /// Of what operators, or the service itself, run.
+    RunLabel {
+        /// `replay`, `rebuild`, `verify` or `leftovers`.
+        run: &'static str,
+    }
     /// Of the two breakers.
     BreakerLabel {
         /// `calendar` or `token`.
