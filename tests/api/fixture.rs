@@ -189,6 +189,7 @@ pub fn incoming(sequence: i64, session: &str, teacher: &str, version: i64, start
     }
 }
 
+/// The answer, which is one that the OpenAPI document describes.
 pub async fn send(router: &Edge, method: &Method, path: &str, headers: &[(&str, &str)]) -> Answer {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
@@ -197,5 +198,8 @@ pub async fn send(router: &Edge, method: &Method, path: &str, headers: &[(&str, 
     let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let (parts, body) = response.into_parts();
     let bytes = to_bytes(body, usize::MAX).await.unwrap();
-    Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+    let answer =
+        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() };
+    super::openapi::assert_described(method, path, &answer);
+    answer
 }

@@ -29,6 +29,21 @@ const MATRIX: &[Row] = &[
     ("GET", "/api/google/meet", "/api/google/meet",                                   [401, 401, 401, 401, 403, 200, 200, 200, 200, 200]),
     ("GET", "/api/google/meet", "/api/google/meet?teacherId=tch_1",                   [401, 401, 401, 401, 403, 200, 403, 200, 200, 200]),
     ("HEAD", "/api/google/meet", "/api/google/meet",                                  [401, 401, 401, 401, 403, 200, 200, 200, 200, 200]),
+    // Without Google set up, whoever may connect and disconnect is told that there is nothing.
+    ("POST", "/api/google/meet/retry/{sessionId}", "/api/google/meet/retry/nothing",  [401, 401, 401, 401, 403, 403, 403, 403, 404, 404]),
+    ("GET", "/api/google/status/{teacherId}", "/api/google/status/tch_1",             [401, 401, 401, 401, 403, 200, 403, 200, 200, 200]),
+    ("GET", "/api/google/teachers", "/api/google/teachers",                           [401, 401, 401, 401, 403, 403, 403, 200, 200, 200]),
+    ("GET", "/api/google/oauth/start", "/api/google/oauth/start?teacherId=tch_1",     [401, 401, 401, 401, 403, 404, 403, 403, 403, 404]),
+    ("HEAD", "/api/google/status/{teacherId}", "/api/google/status/tch_1",            [401, 401, 401, 401, 403, 200, 403, 200, 200, 200]),
+    ("HEAD", "/api/google/teachers", "/api/google/teachers",                          [401, 401, 401, 401, 403, 403, 403, 200, 200, 200]),
+    ("HEAD", "/api/google/oauth/start", "/api/google/oauth/start?teacherId=tch_1",    [401, 401, 401, 401, 403, 404, 403, 403, 403, 404]),
+    ("GET", "/api/google/oauth/callback", "/api/google/oauth/callback",               [404; 10]),
+    ("HEAD", "/api/google/oauth/callback", "/api/google/oauth/callback",              [405; 10]),
+    ("POST", "/api/google/disconnect/{teacherId}", "/api/google/disconnect/tch_1",    [401, 401, 401, 401, 403, 404, 403, 403, 403, 404]),
+    ("GET", "/openapi.json", "/openapi.json",                                         [200; 10]),
+    ("HEAD", "/openapi.json", "/openapi.json",                                        [200; 10]),
+    ("GET", "/docs", "/docs",                                                         [200; 10]),
+    ("HEAD", "/docs", "/docs",                                                        [200; 10]),
     ("GET", "/livez", "/livez",                                                       [200; 10]),
     ("HEAD", "/livez", "/livez",                                                      [200; 10]),
     ("GET", "/readyz", "/readyz",                                                     [200; 10]),
@@ -117,7 +132,7 @@ async fn a_teacher_cannot_tell_a_session_of_others_from_none() {
 }
 
 /// What the router itself says that it has, as `(method, pattern)`. axum has no list, but prints one.
-fn routes_of(router: &impl std::fmt::Debug) -> BTreeSet<(String, String)> {
+pub fn routes_of(router: &impl std::fmt::Debug) -> BTreeSet<(String, String)> {
     let text = format!("{router:?}");
     let (text, _) = text.split_once("fallback_router: ").expect("what no route matches comes after the routes");
     let of = |id: &str| -> Vec<String> {

@@ -30,7 +30,7 @@ const show = (api) => {
     return typeOf(schema);
   };
   const typeOf = (schema) => {
-    const either = schema.oneOf ?? schema.anyOf;
+    const either = (schema.oneOf ?? schema.anyOf)?.filter((one) => one.maxLength !== 0);
     if (either) return either.flatMap((one, at) => [...(at ? [" or "] : []), ...nameOf(one)]);
     const types = [schema.type ?? "anything"].flat();
     if (types.includes("array")) {
