@@ -81,7 +81,7 @@ pub fn line(session: &Session) -> String {
     serde_json::to_string(&line).expect("a struct of texts and numbers always serialises")
 }
 
-/// The session of a line; `None` for what [`line`] cannot have written.
+/// The session of a line; `None` for what [`line()`] cannot have written.
 pub fn parse(text: &str) -> Option<Session> {
     let line: Line = serde_json::from_str(text).ok()?;
     let stamp = |epoch, version, sequence| {
