@@ -147,8 +147,8 @@ impl World {
 
     /// Everything but the service: streams are there, the schema, the credentials, a token.
     pub async fn prepare(setup: Setup) -> Self {
-        // `RUST_LOG=debug` shows what the service says; a second world of the same test finds it set up already.
-        let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
+        // `TEST_LOG=debug` shows what the service says; a second world of the same test finds it set up already.
+        let filter = tracing_subscriber::EnvFilter::try_from_env("TEST_LOG").unwrap_or_else(|_| "off".into());
         tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init().ok();
         let http = http_client(PATIENCE);
         let (nats, connection) = NatsServer::with_definitions().await;
