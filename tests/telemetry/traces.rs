@@ -186,7 +186,10 @@ async fn the_api_goes_on_with_the_trace_of_its_caller() {
         ("/api/google/meet/{sessionId}", "404")
     );
     assert!(!span.is_error, "a 404 is not our failure");
-    assert_eq!(collector.names(), [span.name.as_str()], "health checks are not traced");
+    // Results of the teachers that the world connected may be sent before the end.
+    let mut names = collector.names();
+    names.retain(|name| !name.starts_with("send meet.teacher."));
+    assert_eq!(names, [span.name.as_str()], "health checks are not traced");
     assert!(!format!("{span:?}").contains(&token));
 }
 
